@@ -283,5 +283,4 @@ fn percent_decode(text: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "http1_tests.rs"]
 mod tests;

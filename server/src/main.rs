@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use kvorum_server::config::{self, Command, Config, Failure, Notice};
+use kvorum_server::ids::to_hex;
 use kvorum_server::log::{self, Level, LogConfig, Value};
 
 #[global_allocator]
@@ -49,7 +50,21 @@ fn serve(config: &Config, notices: &[Notice]) -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
     log::emit(Level::Info, "Running: ", &[("args", Value::List(arguments))]);
     log::emit(Level::Info, "starting an etcd server", &config.log_fields());
-    ExitCode::SUCCESS
+    if config.member_dir().exists() {
+        return ExitCode::SUCCESS;
+    }
+    match config.bootstrap() {
+        Ok(bootstrap) => {
+            let ids = [("local-member-id", bootstrap.member_id), ("cluster-id", bootstrap.cluster_id)];
+            let fields = ids.map(|(name, id)| (name, Value::Text(to_hex(id))));
+            log::emit(Level::Info, "starting local member", &fields);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            log::emit(Level::Fatal, "discovery failed", &[("error", Value::Text(error.to_string()))]);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// False when an output cannot be opened, which is then said on standard error.

@@ -52,7 +52,7 @@ pub fn flags_text() -> String {
 pub fn version_text() -> String {
     let (system, machine) = (std::env::consts::OS, go_architecture(std::env::consts::ARCH));
     let revision = option_env!("KVORUM_GIT_SHA").unwrap_or("unknown");
-    let rust = option_env!("KVORUM_RUSTC_VERSION").unwrap_or(concat!(">= ", env!("CARGO_PKG_RUST_VERSION")));
+    let rust = env!("KVORUM_RUSTC_VERSION");
     format!(
         "etcd Version: {ETCD_VERSION}\nKvorum Version: {KVORUM_VERSION}\nGit SHA: {revision}\nRust Version: {rust}\n\
          Rust OS/Arch: {system}/{machine}\n"

@@ -29,14 +29,20 @@ impl Value {
     }
 }
 
-pub(super) fn json(level: Level, time: &str, caller: &str, message: &str, fields: &[(&str, Value)]) -> String {
+pub(super) fn json<N: AsRef<str>>(
+    level: Level,
+    time: &str,
+    caller: &str,
+    message: &str,
+    fields: &[(N, Value)],
+) -> String {
     let mut line = format!(r#"{{"level":"{}","ts":"{time}","caller":"#, level.as_str());
     quote_into(&mut line, caller);
     line.push_str(r#","msg":"#);
     quote_into(&mut line, message);
     for (name, value) in fields {
         line.push(',');
-        quote_into(&mut line, name);
+        quote_into(&mut line, name.as_ref());
         line.push(':');
         value_into(&mut line, value, ",");
     }
@@ -44,13 +50,19 @@ pub(super) fn json(level: Level, time: &str, caller: &str, message: &str, fields
     line
 }
 
-pub(super) fn console(level: Level, time: &str, caller: &str, message: &str, fields: &[(&str, Value)]) -> String {
+pub(super) fn console<N: AsRef<str>>(
+    level: Level,
+    time: &str,
+    caller: &str,
+    message: &str,
+    fields: &[(N, Value)],
+) -> String {
     let mut line = format!("{time}\t{}\t{caller}\t", level.as_str());
     // A line is a line: what would break it is escaped, unlike in zap.
     line.push_str(&message.replace('\n', "\\n").replace('\r', "\\r"));
     for (index, (name, value)) in fields.iter().enumerate() {
         line.push_str(if index == 0 { "\t{" } else { ", " });
-        quote_into(&mut line, name);
+        quote_into(&mut line, name.as_ref());
         line.push_str(": ");
         value_into(&mut line, value, ", ");
     }

@@ -96,7 +96,7 @@ impl Default for LogConfig {
 /// Where `ts` comes from; tests bring their own.
 pub type Clock = fn() -> SystemTime;
 
-/// Writes lines. Cheap to clone through its `Arc`; also the subscriber behind `tracing`'s macros.
+/// Writes lines.
 pub struct Logger {
     level: Level,
     format: LogFormat,
@@ -130,8 +130,11 @@ pub fn init(config: &LogConfig) -> Result<(), String> {
 /// it goes to standard error.
 #[track_caller]
 pub fn emit(level: Level, message: &str, fields: &[(&str, Value)]) {
-    let logger = GLOBAL.get_or_init(|| Arc::new(Logger::to_stderr()));
-    logger.write(level, Location::caller().file(), Location::caller().line(), message, fields);
+    let caller = Location::caller();
+    match GLOBAL.get() {
+        Some(logger) => logger.write(level, caller.file(), caller.line(), message, fields),
+        None => Logger::to_stderr().write(level, caller.file(), caller.line(), message, fields),
+    }
 }
 
 impl Logger {
@@ -165,7 +168,7 @@ impl Logger {
     }
 
     /// Writes one line, if its level is high enough.
-    pub fn write(&self, level: Level, file: &str, line: u32, message: &str, fields: &[(&str, Value)]) {
+    pub fn write<N: AsRef<str>>(&self, level: Level, file: &str, line: u32, message: &str, fields: &[(N, Value)]) {
         if level < self.level {
             return;
         }
@@ -244,10 +247,14 @@ impl Subscriber for Writer {
         let mut collected = Collected::default();
         event.record(&mut collected);
         let metadata = event.metadata();
-        let fields: Vec<(&str, Value)> =
-            collected.fields.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
         let file = metadata.file().unwrap_or(metadata.target());
-        self.0.write(Level::of(metadata.level()), file, metadata.line().unwrap_or(0), &collected.message, &fields);
+        self.0.write(
+            Level::of(metadata.level()),
+            file,
+            metadata.line().unwrap_or(0),
+            &collected.message,
+            &collected.fields,
+        );
     }
 }
 

@@ -163,7 +163,7 @@ fn files_are_appended_to_and_missing_folders_are_reported() {
     let path = folder.path().join("log");
     let config = LogConfig { outputs: vec![LogOutput::File(path.clone())], ..LogConfig::default() };
     for _ in 0..2 {
-        Logger::open(&config).expect("can be made").write(Level::Info, "a/b.rs", 1, "m", &[]);
+        Logger::open(&config).expect("can be made").write::<&str>(Level::Info, "a/b.rs", 1, "m", &[]);
     }
     assert_eq!(std::fs::read_to_string(&path).expect("it is there").lines().count(), 2);
     let missing = folder.path().join("none/log");

@@ -170,17 +170,15 @@ impl GrpcMetrics {
                 page.sample("grpc_server_handled_total", &labels(&pairs), counter.value() as f64);
             }
         }
-        let families: [(&str, &str, fn(&MethodMetrics) -> &Counter); 3] = [
-            ("grpc_server_msg_received_total", "Messages received.", |metrics| &metrics.received),
-            ("grpc_server_msg_sent_total", "Messages sent.", |metrics| &metrics.sent),
-            ("grpc_server_started_total", "Calls that began.", |metrics| &metrics.started),
-        ];
-        for (name, help, counter) in families {
+        let mut family = |name: &str, help: &str, counter: fn(&MethodMetrics) -> &Counter| {
             page.family(name, "counter", help);
             for (metrics, (service, method, kind)) in self.0.iter().zip(METHODS) {
                 let pairs = [("grpc_method", *method), ("grpc_service", *service), ("grpc_type", *kind)];
                 page.sample(name, &labels(&pairs), counter(metrics).value() as f64);
             }
-        }
+        };
+        family("grpc_server_msg_received_total", "Messages received.", |metrics| &metrics.received);
+        family("grpc_server_msg_sent_total", "Messages sent.", |metrics| &metrics.sent);
+        family("grpc_server_started_total", "Calls that began.", |metrics| &metrics.started);
     }
 }
