@@ -14,6 +14,21 @@ macro_rules! methods {
         impl GrpcMethod {
             /// All methods, in the order of the page.
             pub const ALL: &'static [GrpcMethod] = &[ $( GrpcMethod::$variant, )+ ];
+
+            /// From the path of a request: `/etcdserverpb.KV/Put`.
+            pub fn from_path(path: &str) -> Option<GrpcMethod> {
+                match path {
+                    $( concat!("/", $service, "/", $method) => Some(GrpcMethod::$variant), )+
+                    _ => None,
+                }
+            }
+
+            /// The path of its requests.
+            pub fn path(self) -> &'static str {
+                match self {
+                    $( GrpcMethod::$variant => concat!("/", $service, "/", $method), )+
+                }
+            }
         }
     };
 }
@@ -66,14 +81,6 @@ methods! {
     HealthWatch = "grpc.health.v1.Health" / "Watch" "server_stream";
 }
 
-impl GrpcMethod {
-    /// From the path of a request: `/etcdserverpb.KV/Put`.
-    pub fn from_path(path: &str) -> Option<GrpcMethod> {
-        let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-        let index = METHODS.iter().position(|(s, m, _)| *s == service && *m == method)?;
-        Some(GrpcMethod::ALL[index])
-    }
-}
 
 /// gRPC's status codes, numbered as on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,238 @@
+//! One client connection: HTTP/2 carries gRPC, HTTP/1.1 the health and metrics pages, told apart by the first bytes.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
+use h2::{Ping, RecvStream};
+use http::Request;
+use tokio::net::TcpStream;
+
+use crate::grpc::{MessageReader, Responder, Status, parse_timeout};
+use crate::limits::{
+    CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, STREAM_WINDOW_BYTES,
+};
+use crate::metrics::GrpcMethod;
+use crate::services::{self, Call};
+use crate::socket::{GatheringSocket, gather};
+use crate::worker::Worker;
+use kvorum_api::Code;
+
+/// Requests taken from one connection before others of the thread have their turn.
+const ACCEPTS_PER_TURN_MAX: usize = 512;
+
+#[derive(Clone, Debug)]
+pub struct ConnectionConfig {
+    pub message_bytes_max: usize,
+    pub concurrent_streams_max: u32,
+    /// Zero: no pings.
+    pub keepalive_interval: Duration,
+    pub keepalive_timeout: Duration,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, config: Rc<ConnectionConfig>) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    match tokio::time::timeout(Duration::from_secs(PREFACE_SECONDS_MAX), speaks_http2(&stream)).await {
+        Ok(Ok(true)) => serve_http2(worker, stream, config).await,
+        Ok(Ok(false)) => crate::http1_connection::serve(worker, stream).await,
+        // Nobody said anything, or the socket is gone.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// HTTP/2 begins with "PRI"; no method of HTTP/1.1 does.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut start = [0; 3];
+    loop {
+        let count = stream.peek(&mut start).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if start[..count] != b"PRI"[..count] {
+            return Ok(false);
+        }
+        if count == start.len() {
+            return Ok(true);
+        }
+        // Fewer than three bytes of "PRI": more will come.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn serve_http2(worker: Rc<Worker>, stream: TcpStream, config: Rc<ConnectionConfig>) {
+    let (socket, flusher) = gather(stream);
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(config.concurrent_streams_max)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .handshake(socket);
+    let mut handshake = pin!(tokio::time::timeout(Duration::from_secs(PREFACE_SECONDS_MAX), handshake));
+    let connection = poll_fn(|context| {
+        let polled = handshake.as_mut().poll(context);
+        // The settings must reach the peer even while we wait for its own.
+        match flusher.poll_flush(context) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            _ => polled.map(|result| result.ok().and_then(Result::ok)),
+        }
+    })
+    .await;
+    let Some(mut connection) = connection else { return };
+    let mut keepalive = Keepalive::new(&mut connection, &config);
+    let mut stop = worker.core.watch_stop();
+    let mut stopped = pin!(async move {
+        // An error means that the core is gone, which is a stop too.
+        drop(stop.wait_for(|stopping| *stopping).await);
+    });
+    let mut stopping = false;
+    poll_fn(|context| {
+        if !stopping && stopped.as_mut().poll(context).is_ready() {
+            stopping = true;
+            connection.graceful_shutdown();
+        }
+        if keepalive.poll_dead(context).is_ready() {
+            return Poll::Ready(());
+        }
+        let ended = accept(&worker, &config, &mut connection, context);
+        match flusher.poll_flush(context) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            _ if ended => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// Takes requests and drives the connection; true when it ended.
+fn accept(
+    worker: &Rc<Worker>,
+    config: &ConnectionConfig,
+    connection: &mut Connection<GatheringSocket, Bytes>,
+    context: &mut Context<'_>,
+) -> bool {
+    for _ in 0..ACCEPTS_PER_TURN_MAX {
+        match connection.poll_accept(context) {
+            Poll::Pending => return false,
+            Poll::Ready(Some(Ok((request, respond)))) => begin_call(worker, config, request, respond, context),
+            Poll::Ready(Some(Err(_)) | None) => return true,
+        }
+    }
+    context.waker().wake_by_ref();
+    false
+}
+
+/// Reads the request and hands it to its service; a body that came along with its headers needs no task of its own.
+fn begin_call(
+    worker: &Rc<Worker>,
+    config: &ConnectionConfig,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    context: &mut Context<'_>,
+) {
+    let (head, body) = request.into_parts();
+    if !is_grpc(&head) {
+        return refuse_media_type(respond);
+    }
+    let respond = Responder::new(respond);
+    let deadline = head.headers.get("grpc-timeout").and_then(parse_timeout).map(|timeout| Instant::now() + timeout);
+    let Some(method) = GrpcMethod::from_path(head.uri.path()) else {
+        return respond.fail(&Status::unimplemented(head.uri.path()));
+    };
+    let require_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
+    let call = Call { method, deadline, require_leader };
+    let mut messages = MessageReader::new(body, config.message_bytes_max);
+    if services::is_streaming(method) {
+        return services::begin_stream(worker, call, messages, respond);
+    }
+    match messages.poll_message(context) {
+        Poll::Ready(message) => finish_request(worker, call, message, respond),
+        Poll::Pending => {
+            let worker = Rc::clone(worker);
+            tokio::task::spawn_local(async move {
+                let message = poll_fn(|context| messages.poll_message(context)).await;
+                finish_request(&worker, call, message, respond);
+            });
+        }
+    }
+}
+
+fn finish_request(worker: &Rc<Worker>, call: Call, message: Option<Result<Bytes, Status>>, respond: Responder) {
+    match message {
+        Some(Ok(message)) => services::begin_unary(worker, call, message, respond),
+        Some(Err(status)) => worker.finish(call.method, respond, Err(status)),
+        None => worker.finish(call.method, respond, Err(Status::new(Code::Internal, "EOF"))),
+    }
+}
+
+fn is_grpc(head: &http::request::Parts) -> bool {
+    head.method == http::Method::POST
+        && head
+            .headers
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn refuse_media_type(mut respond: SendResponse<Bytes>) {
+    let mut response = http::Response::new(());
+    *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    // A peer that went away needs no answer.
+    drop(respond.send_response(response, true));
+}
+
+/// Pings an idle peer and gives the connection up when it does not answer.
+struct Keepalive {
+    ping_pong: Option<h2::PingPong>,
+    timer: std::pin::Pin<Box<tokio::time::Sleep>>,
+    waiting: bool,
+    interval: Duration,
+    timeout: Duration,
+}
+
+impl Keepalive {
+    fn new(connection: &mut Connection<GatheringSocket, Bytes>, config: &ConnectionConfig) -> Self {
+        let enabled = !config.keepalive_interval.is_zero();
+        Self {
+            ping_pong: if enabled { connection.ping_pong() } else { None },
+            timer: Box::pin(tokio::time::sleep(config.keepalive_interval)),
+            waiting: false,
+            interval: config.keepalive_interval,
+            timeout: config.keepalive_timeout,
+        }
+    }
+
+    /// Ready when the peer did not answer a ping in time.
+    fn poll_dead(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(ping_pong) = &mut self.ping_pong else { return Poll::Pending };
+        loop {
+            if self.waiting {
+                match ping_pong.poll_pong(context) {
+                    Poll::Ready(Ok(_)) => {
+                        self.waiting = false;
+                        self.timer.as_mut().reset(tokio::time::Instant::now() + self.interval);
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending if self.timeout.is_zero() => return Poll::Pending,
+                    Poll::Pending => return self.timer.as_mut().poll(context),
+                }
+            }
+            match self.timer.as_mut().poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) => {
+                    if ping_pong.send_ping(Ping::opaque()).is_err() {
+                        return Poll::Ready(());
+                    }
+                    self.waiting = true;
+                    self.timer.as_mut().reset(tokio::time::Instant::now() + self.timeout);
+                }
+            }
+        }
+    }
+}

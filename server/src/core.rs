@@ -1,0 +1,514 @@
+//! The member behind its locks: who proposes, who writes the log, who is told.
+//!
+//! Two locks, always taken in this order. `log` belongs to whoever drives: it takes proposals into raft, writes and syncs
+//! the WAL, applies what became committed. `state` guards raft, store and timers, and is held only between disk calls,
+//! so reads never wait for the disk. A connection thread drives its own small batches while syncs are quick; everything
+//! else is driven by the raft thread.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kvorum_api::EtcdError;
+use kvorum_api::etcdserverpb::InternalRaftRequest;
+use kvorum_disk::wal::{HardState as WalHardState, WalEntry};
+use kvorum_disk::{DiskError, Wal};
+use kvorum_node::lease_timers::Renewal;
+use kvorum_node::member::{Member, Outcome, Proposal, Turn};
+use kvorum_node::{Persist, ReadIndex, RequestIds};
+use kvorum_store::{Header, Reader};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::limits::{
+    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PROPOSAL_QUEUE_MAX,
+};
+use crate::mailbox::{Mailbox, SlotKey};
+use crate::metrics::Metrics;
+use crate::watch::WatchPublisher;
+
+/// How often a physical compaction that waits looks again by itself.
+const COMPACTION_CHECK: Duration = Duration::from_millis(100);
+
+/// Who waits for a proposal.
+#[derive(Debug)]
+pub enum Waiter {
+    /// A unary call of a connection thread.
+    Slot { worker: usize, key: SlotKey },
+    /// Anybody else.
+    Channel(oneshot::Sender<Outcome>),
+    /// Nobody: the member asked by itself.
+    Nobody,
+}
+
+/// What the member is told at start and never changes.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    pub member_id: u64,
+    pub cluster_id: u64,
+    pub heartbeat_interval: Duration,
+    pub request_timeout: Duration,
+    pub max_request_bytes: usize,
+    pub max_txn_ops: usize,
+    pub quota_bytes: Option<u64>,
+    pub backend_batch_limit: usize,
+}
+
+pub struct Core {
+    pub config: CoreConfig,
+    pub reader: Reader,
+    pub ids: Arc<RequestIds>,
+    pub publisher: WatchPublisher,
+    pub metrics: Arc<Metrics>,
+    state: Mutex<Member<Waiter>>,
+    log: Mutex<Wal>,
+    queue: Mutex<Vec<Proposal<Waiter>>>,
+    queue_filled: Condvar,
+    queue_length: AtomicUsize,
+    mailboxes: Vec<Arc<Mailbox>>,
+    started: Instant,
+    term: AtomicU64,
+    leader: AtomicU64,
+    commit_index: AtomicU64,
+    sync_microseconds: AtomicU64,
+    backlog_operations: AtomicUsize,
+    backend_size_bytes: AtomicU64,
+    backend_in_use_bytes: AtomicU64,
+    stopping: AtomicBool,
+    compacting: AtomicBool,
+    failure: OnceLock<String>,
+    /// Tells async tasks of a stop.
+    stopped: watch::Sender<bool>,
+    /// Tells renewals that wait for a revocation.
+    pub leases_changed: Notify,
+    backend_wanted: Wanted,
+    pub compaction_wanted: Wanted,
+    /// Tells physical compactions that steps were made durable.
+    pub compaction_progress: Notify,
+}
+
+/// A flag that a thread sleeps on.
+#[derive(Default)]
+pub struct Wanted {
+    flag: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Wanted {
+    pub fn set(&self) {
+        *self.flag.lock() = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits until it is set or the time is over, and clears it. Says whether it was set.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let mut flag = self.flag.lock();
+        if !*flag {
+            self.changed.wait_for(&mut flag, timeout);
+        }
+        std::mem::take(&mut *flag)
+    }
+}
+
+impl Core {
+    pub fn new(
+        config: CoreConfig,
+        member: Member<Waiter>,
+        reader: Reader,
+        wal: Wal,
+        ids: Arc<RequestIds>,
+        publisher: WatchPublisher,
+        metrics: Arc<Metrics>,
+        workers: usize,
+    ) -> Self {
+        Self {
+            config,
+            reader,
+            ids,
+            publisher,
+            metrics,
+            state: Mutex::new(member),
+            log: Mutex::new(wal),
+            queue: Mutex::new(Vec::new()),
+            queue_filled: Condvar::new(),
+            queue_length: AtomicUsize::new(0),
+            mailboxes: (0..workers).map(|_| Arc::default()).collect(),
+            started: Instant::now(),
+            term: AtomicU64::new(0),
+            leader: AtomicU64::new(0),
+            commit_index: AtomicU64::new(0),
+            sync_microseconds: AtomicU64::new(0),
+            backlog_operations: AtomicUsize::new(0),
+            backend_size_bytes: AtomicU64::new(0),
+            backend_in_use_bytes: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            compacting: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            stopped: watch::Sender::new(false),
+            leases_changed: Notify::new(),
+            backend_wanted: Wanted::default(),
+            compaction_wanted: Wanted::default(),
+            compaction_progress: Notify::new(),
+        }
+    }
+
+    /// Milliseconds since the member started: the clock of lease timers.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).expect("an uptime fits into 64 bits")
+    }
+
+    pub fn header(&self, revision: i64) -> Header {
+        Header {
+            cluster_id: self.config.cluster_id,
+            member_id: self.config.member_id,
+            revision,
+            raft_term: self.term(),
+        }
+    }
+
+    pub fn term(&self) -> u64 {
+        self.term.load(Ordering::Relaxed)
+    }
+
+    pub fn leader(&self) -> u64 {
+        self.leader.load(Ordering::Relaxed)
+    }
+
+    pub fn commit_index(&self) -> u64 {
+        self.commit_index.load(Ordering::Relaxed)
+    }
+
+    pub fn backend_size_bytes(&self) -> u64 {
+        self.backend_size_bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn backend_in_use_bytes(&self) -> u64 {
+        self.backend_in_use_bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn mailbox(&self, worker: usize) -> &Arc<Mailbox> {
+        &self.mailboxes[worker]
+    }
+
+    /// Short access to raft, store and timers. Never to be held across a disk call or an await.
+    pub fn state(&self) -> MutexGuard<'_, Member<Waiter>> {
+        self.state.lock()
+    }
+
+    pub fn log(&self) -> MutexGuard<'_, Wal> {
+        self.log.lock()
+    }
+
+    /// Whether more proposals may be taken now.
+    pub fn refusal(&self) -> Option<EtcdError> {
+        if self.is_stopping() {
+            return Some(EtcdError::Stopped);
+        }
+        let full = self.queue_length.load(Ordering::Relaxed) > PROPOSAL_QUEUE_MAX
+            || self.backlog_operations.load(Ordering::Relaxed) > BACKEND_BACKLOG_OPERATIONS_MAX;
+        full.then_some(EtcdError::RequestTooManyRequests)
+    }
+
+    /// Whether `cost` bytes more fit below the quota, by the bytes in use.
+    pub fn has_room(&self, cost: u64) -> bool {
+        self.config.quota_bytes.is_none_or(|quota| self.backend_in_use_bytes() + cost <= quota)
+    }
+
+    /// An index at which a linearizable read may be served, if this member knows one now.
+    pub fn read_index(&self) -> ReadIndex {
+        self.state.lock().read_index()
+    }
+
+    /// Proposes and waits.
+    pub async fn propose(&self, request: InternalRaftRequest) -> Result<kvorum_store::Applied, EtcdError> {
+        if let Some(error) = self.refusal() {
+            return Err(error);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let (id, data) = self.state.lock().number(request);
+        if data.len() > self.config.max_request_bytes {
+            return Err(EtcdError::RequestTooLarge);
+        }
+        self.enqueue(std::iter::once(Proposal { id, data, waiter: Waiter::Channel(sender) }));
+        match tokio::time::timeout(self.config.request_timeout, receiver).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(EtcdError::Stopped),
+            Err(_) => Err(EtcdError::Timeout),
+        }
+    }
+
+    /// Leaves proposals to the raft thread.
+    pub fn enqueue(&self, proposals: impl Iterator<Item = Proposal<Waiter>>) {
+        let mut queue = self.queue.lock();
+        queue.extend(proposals);
+        self.queue_length.store(queue.len(), Ordering::Relaxed);
+        drop(queue);
+        self.queue_filled.notify_one();
+    }
+
+    /// Commits a small batch on the calling connection thread if the disk is quick and nobody else is driving. Returns
+    /// false, with the batch untouched, if the raft thread should do it. Replies for `worker` go to `own`.
+    pub fn drive_inline(
+        &self,
+        proposals: &mut Vec<Proposal<Waiter>>,
+        worker: usize,
+        own: &mut Vec<(SlotKey, Outcome)>,
+    ) -> bool {
+        if proposals.len() > INLINE_PROPOSALS_MAX
+            || self.sync_microseconds.load(Ordering::Relaxed) > INLINE_SYNC_MICROSECONDS_MAX
+        {
+            return false;
+        }
+        let Some(mut log) = self.log.try_lock() else { return false };
+        let turn = self.drive(&mut log, proposals);
+        drop(log);
+        self.deliver(turn, Some((worker, own)));
+        true
+    }
+
+    /// Runs raft until nothing is left to persist or apply. The caller holds the log.
+    fn drive(&self, log: &mut Wal, proposals: &mut Vec<Proposal<Waiter>>) -> Turn<Waiter> {
+        let mut turn = Turn::default();
+        let mut persisted = None;
+        loop {
+            match self.step(proposals, persisted.take(), &mut turn) {
+                Ok(None) => return turn,
+                Ok(Some(persist)) => {
+                    if let Err(error) = self.write(log, &persist) {
+                        self.fail(format!("write-ahead log: {error}"));
+                        return turn;
+                    }
+                    persisted = Some(persist.number);
+                }
+                Err(failure) => {
+                    self.fail(failure);
+                    return turn;
+                }
+            }
+        }
+    }
+
+    /// What happens between two disk calls, under the state's lock. Events are published here, so that every thread
+    /// sees them in the order of revisions.
+    fn step(
+        &self,
+        proposals: &mut Vec<Proposal<Waiter>>,
+        persisted: Option<u64>,
+        turn: &mut Turn<Waiter>,
+    ) -> Result<Option<Persist>, String> {
+        let mut state = self.state.lock();
+        if self.failure.get().is_some() {
+            return Ok(None);
+        }
+        if let Some(number) = persisted {
+            state.handle_persisted(number);
+        }
+        if !proposals.is_empty() {
+            state.propose(proposals.drain(..), turn);
+        }
+        let persist = state.poll_persist(self.now(), turn).map_err(|failure| failure.to_string())?;
+        let consensus = state.consensus();
+        self.term.store(consensus.term(), Ordering::Relaxed);
+        self.leader.store(consensus.leader(), Ordering::Relaxed);
+        self.commit_index.store(consensus.commit_index(), Ordering::Relaxed);
+        if !turn.events.is_empty() {
+            self.publisher.publish(Arc::from(std::mem::take(&mut turn.events)));
+        }
+        let backlog = state.writer().pending_operations();
+        self.backlog_operations.store(backlog, Ordering::Relaxed);
+        drop(state);
+        if backlog >= self.config.backend_batch_limit {
+            self.backend_wanted.set();
+        }
+        Ok(persist)
+    }
+
+    fn write(&self, log: &mut Wal, persist: &Persist) -> Result<(), DiskError> {
+        let entries: Vec<WalEntry<'_>> = persist
+            .entries
+            .iter()
+            .map(|entry| WalEntry {
+                entry_type: entry.kind,
+                term: entry.term,
+                index: entry.index,
+                data: &entry.data,
+            })
+            .collect();
+        let hard_state = persist.hard_state.map(to_wal_hard_state);
+        let appended = log.append(&entries, hard_state.as_ref())?;
+        if appended.must_sync {
+            let took = log.sync()?;
+            self.metrics.wal_fsync_seconds.observe_duration(took);
+            self.note_sync(took);
+        }
+        Ok(())
+    }
+
+    /// A moving average of sync times, which decides whether connection threads may write.
+    fn note_sync(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let before = self.sync_microseconds.load(Ordering::Relaxed);
+        self.sync_microseconds.store((before * 15 + took) / 16, Ordering::Relaxed);
+    }
+
+    /// Hands out replies: to the caller's own thread directly, to others through their mailboxes, once per turn.
+    fn deliver(&self, turn: Turn<Waiter>, mut own: Option<(usize, &mut Vec<(SlotKey, Outcome)>)>) {
+        if turn.compaction_scheduled {
+            self.compacting.store(true, Ordering::Release);
+            self.compaction_wanted.set();
+        }
+        let mut mail: Vec<Vec<(SlotKey, Outcome)>> = Vec::new();
+        for (waiter, outcome) in turn.replies {
+            match waiter {
+                Waiter::Slot { worker, key } => match &mut own {
+                    Some((own_worker, replies)) if *own_worker == worker => replies.push((key, outcome)),
+                    _ => {
+                        mail.resize_with(self.mailboxes.len(), Vec::new);
+                        mail[worker].push((key, outcome));
+                    }
+                },
+                // A receiver that went away no longer wants the answer.
+                Waiter::Channel(sender) => drop(sender.send(outcome)),
+                Waiter::Nobody => {}
+            }
+        }
+        for (worker, replies) in mail.into_iter().enumerate() {
+            if !replies.is_empty() {
+                self.mailboxes[worker].put(replies);
+            }
+        }
+        if turn.leases_changed {
+            self.leases_changed.notify_waiters();
+        }
+    }
+
+    /// Runs raft to rest on the calling thread: at start, before anything else runs, and at a stop.
+    pub fn settle(&self, requests: impl Iterator<Item = Bytes>) {
+        let mut log = self.log.lock();
+        let mut proposals: Vec<Proposal<Waiter>> =
+            requests.map(|data| Proposal { id: 0, data, waiter: Waiter::Nobody }).collect();
+        let turn = self.drive(&mut log, &mut proposals);
+        drop(log);
+        self.deliver(turn, None);
+    }
+
+    /// The raft thread: ticks, and every batch that connection threads did not commit themselves.
+    pub fn run_raft_thread(&self) {
+        let mut next_tick = Instant::now() + self.config.heartbeat_interval;
+        let mut batch = Vec::new();
+        while !self.is_stopping() {
+            self.wait_for_proposals(next_tick);
+            let mut log = self.log.lock();
+            std::mem::swap(&mut batch, &mut *self.queue.lock());
+            self.queue_length.store(0, Ordering::Relaxed);
+            if Instant::now() >= next_tick {
+                next_tick = (next_tick + self.config.heartbeat_interval).max(Instant::now());
+                let requests = self.state.lock().handle_tick(self.now());
+                batch.extend(requests.into_iter().map(|data| Proposal { id: 0, data, waiter: Waiter::Nobody }));
+            }
+            let turn = self.drive(&mut log, &mut batch);
+            drop(log);
+            self.deliver(turn, None);
+        }
+        self.finish_log();
+    }
+
+    fn wait_for_proposals(&self, until: Instant) {
+        let mut queue = self.queue.lock();
+        while queue.is_empty() && !self.is_stopping() {
+            if self.queue_filled.wait_until(&mut queue, until).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// The last act of the raft thread: what was taken is finished, the rest is told that the server stops.
+    fn finish_log(&self) {
+        self.settle(std::iter::empty());
+        let mut log = self.log.lock();
+        let hard_state = self.state.lock().take_unwritten_hard_state();
+        if let (Some(hard_state), None) = (hard_state, self.failure.get()) {
+            let written = log.append(&[], Some(&to_wal_hard_state(hard_state))).and_then(|_| log.sync());
+            if let Err(error) = written {
+                self.fail(format!("write-ahead log: {error}"));
+            }
+        }
+        drop(log);
+        let mut turn = Turn::default();
+        let waiting = std::mem::take(&mut *self.queue.lock()).into_iter().map(|proposal| proposal.waiter);
+        let pending = self.state.lock().take_pending();
+        turn.replies.extend(waiting.chain(pending).map(|waiter| (waiter, Err(EtcdError::Stopped))));
+        self.deliver(turn, None);
+    }
+
+    /// Sleeps until a backend commit is due, or wanted earlier.
+    pub fn wait_for_backend_work(&self, interval: Duration) {
+        self.backend_wanted.wait(interval);
+    }
+
+    pub fn want_backend_commit(&self) {
+        self.backend_wanted.set();
+    }
+
+    pub fn note_backend_size(&self, size_bytes: u64, in_use_bytes: u64) {
+        self.backend_size_bytes.store(size_bytes, Ordering::Relaxed);
+        self.backend_in_use_bytes.store(in_use_bytes, Ordering::Relaxed);
+    }
+
+    /// Waits until no compaction is under way and what it removed is durable.
+    pub async fn wait_for_compaction(&self) {
+        while !self.is_stopping() && self.compacting.load(Ordering::Acquire) {
+            // A missed notification costs one interval, no more.
+            let progress = self.compaction_progress.notified();
+            drop(tokio::time::timeout(COMPACTION_CHECK, progress).await);
+        }
+    }
+
+    pub fn set_compacting(&self, compacting: bool) {
+        self.compacting.store(compacting, Ordering::Release);
+        if !compacting {
+            self.compaction_progress.notify_waiters();
+        }
+    }
+
+    pub fn renew_lease(&self, id: i64) -> Renewal {
+        let now = self.now();
+        self.state.lock().renew_lease(now, id)
+    }
+
+    /// Stops the member because it cannot go on; the first reason counts.
+    pub fn fail(&self, reason: String) {
+        tracing::error!(error = %reason, "the member stops");
+        if self.failure.set(reason).is_ok() {
+            self.stop();
+        }
+    }
+
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Becomes true at a stop.
+    pub fn watch_stop(&self) -> watch::Receiver<bool> {
+        self.stopped.subscribe()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        drop(self.queue.lock());
+        self.queue_filled.notify_all();
+        self.backend_wanted.set();
+        self.compaction_wanted.set();
+        self.stopped.send_replace(true);
+    }
+}
+
+fn to_wal_hard_state(state: kvorum_node::HardState) -> WalHardState {
+    WalHardState { term: state.term, vote: state.vote, commit: state.commit }
+}

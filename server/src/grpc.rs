@@ -1,0 +1,324 @@
+//! gRPC over the `h2` crate: five-byte message frames, statuses, and the responders that unary calls and streams answer
+//! through. It knows no service.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, HeaderValue, Response};
+use kvorum_api::{Code, EtcdError};
+
+/// Length of the prefix of a gRPC message: a compression flag and four bytes of length.
+pub const PREFIX_LENGTH: usize = 5;
+
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+const STATUS_OK: HeaderValue = HeaderValue::from_static("0");
+const EMPTY: HeaderValue = HeaderValue::from_static("");
+const GRPC_STATUS: &str = "grpc-status";
+const GRPC_MESSAGE: &str = "grpc-message";
+
+/// How a call ended when it did not end well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub code: Code,
+    pub message: std::borrow::Cow<'static, str>,
+}
+
+impl Status {
+    pub fn new(code: Code, message: impl Into<std::borrow::Cow<'static, str>>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// A service or method that does not exist, or that this version does not have yet; the text is grpc-go's.
+    pub fn unimplemented(path: &str) -> Self {
+        match path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) {
+            Some((service, method)) => {
+                Self::new(Code::Unimplemented, format!("unknown method {method} for service {service}"))
+            }
+            None => Self::new(Code::Unimplemented, format!("malformed method name: {path:?}")),
+        }
+    }
+
+    pub fn deadline_exceeded() -> Self {
+        Self::new(Code::DeadlineExceeded, "context deadline exceeded")
+    }
+}
+
+impl From<EtcdError> for Status {
+    fn from(error: EtcdError) -> Self {
+        Self::new(error.code(), error.text())
+    }
+}
+
+/// A reply under construction: the prefix is reserved, the message is appended.
+pub fn begin_frame(capacity: usize) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(PREFIX_LENGTH + capacity);
+    frame.extend_from_slice(&[0; PREFIX_LENGTH]);
+    frame
+}
+
+/// Fills in the length that `begin_frame` left open.
+pub fn finish_frame(mut frame: Vec<u8>) -> Bytes {
+    let length = u32::try_from(frame.len() - PREFIX_LENGTH).expect("a reply is far below 4 GiB");
+    frame[1..PREFIX_LENGTH].copy_from_slice(&length.to_be_bytes());
+    Bytes::from(frame)
+}
+
+/// A message as a frame of its own.
+pub fn frame_of(message: &impl prost::Message) -> Bytes {
+    let mut frame = begin_frame(message.encoded_len());
+    message.encode_raw(&mut frame);
+    finish_frame(frame)
+}
+
+/// The answering half of a unary call.
+pub struct Responder(h2::server::SendResponse<Bytes>);
+
+impl Responder {
+    pub fn new(respond: h2::server::SendResponse<Bytes>) -> Self {
+        Self(respond)
+    }
+
+    /// Sends a framed message and status 0. A peer that went away is no error: nobody is left to tell.
+    pub fn reply(mut self, frame: Bytes) {
+        let Ok(mut stream) = self.0.send_response(head(), false) else { return };
+        if stream.send_data(frame, false).is_ok() {
+            drop(stream.send_trailers(ok_trailers()));
+        }
+    }
+
+    pub fn fail(mut self, status: &Status) {
+        let mut response = head();
+        append_status(response.headers_mut(), status);
+        drop(self.0.send_response(response, true));
+    }
+
+    pub fn finish(self, result: Result<Bytes, Status>) {
+        match result {
+            Ok(frame) => self.reply(frame),
+            Err(status) => self.fail(&status),
+        }
+    }
+
+    /// Whether the caller reset the stream.
+    pub fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_reset(context).map(drop)
+    }
+
+    /// Turns the call into a stream of replies.
+    pub fn stream(mut self) -> Option<StreamResponder> {
+        let stream = self.0.send_response(head(), false).ok()?;
+        Some(StreamResponder(stream))
+    }
+}
+
+/// The answering half of a streaming call.
+pub struct StreamResponder(SendStream<Bytes>);
+
+impl StreamResponder {
+    /// Sends one or more whole frames, waiting for the peer's flow control. False once the peer is gone.
+    pub async fn send(&mut self, mut frames: Bytes) -> bool {
+        while frames.has_remaining() {
+            self.0.reserve_capacity(frames.len());
+            let capacity = poll_fn(|context| self.0.poll_capacity(context)).await;
+            let Some(Ok(capacity)) = capacity else { return false };
+            let chunk = frames.split_to(capacity.min(frames.len()));
+            if !chunk.is_empty() && self.0.send_data(chunk, false).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    pub fn finish(mut self, result: Result<(), Status>) {
+        let trailers = match result {
+            Ok(()) => ok_trailers(),
+            Err(status) => {
+                let mut trailers = HeaderMap::with_capacity(2);
+                append_status(&mut trailers, &status);
+                trailers
+            }
+        };
+        drop(self.0.send_trailers(trailers));
+    }
+
+    pub fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_reset(context).map(drop)
+    }
+}
+
+fn head() -> Response<()> {
+    let mut response = Response::new(());
+    response.headers_mut().insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
+    response
+}
+
+fn ok_trailers() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert(GRPC_STATUS, STATUS_OK);
+    trailers.insert(GRPC_MESSAGE, EMPTY);
+    trailers
+}
+
+fn append_status(headers: &mut HeaderMap, status: &Status) {
+    headers.insert(GRPC_STATUS, HeaderValue::from(status.code as i32));
+    let message = HeaderValue::from_str(&percent_encode(&status.message)).unwrap_or(EMPTY);
+    headers.insert(GRPC_MESSAGE, message);
+}
+
+/// grpc-message keeps printable ASCII except `%`; the rest is percent-encoded UTF-8.
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// Reads length-prefixed messages from a request body.
+pub struct MessageReader {
+    body: RecvStream,
+    buffer: BytesMut,
+    /// A chunk that is exactly what was asked for is handed out without a copy.
+    chunk: Bytes,
+    message_bytes_max: usize,
+    ended: bool,
+}
+
+impl MessageReader {
+    pub fn new(body: RecvStream, message_bytes_max: usize) -> Self {
+        Self { body, buffer: BytesMut::new(), chunk: Bytes::new(), message_bytes_max, ended: false }
+    }
+
+    /// The next message, `None` at the end of the body.
+    pub fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        loop {
+            match self.take_message() {
+                Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
+                Ok(None) => {}
+                Err(status) => return Poll::Ready(Some(Err(status))),
+            }
+            if self.ended {
+                return Poll::Ready(self.end());
+            }
+            match self.body.poll_data(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(data))) => {
+                    // Returning the window as soon as the bytes are here keeps one big message from stalling itself;
+                    // what may pile up is bounded by the message limit above and the stream's window.
+                    drop(self.body.flow_control().release_capacity(data.len()));
+                    self.push(data);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.ended = true;
+                    self.chunk = Bytes::new();
+                    self.buffer.clear();
+                    return Poll::Ready(Some(Err(Status::new(Code::Canceled, format!("context canceled: {error}")))));
+                }
+                Poll::Ready(None) => self.ended = true,
+            }
+        }
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.chunk.is_empty() && self.buffer.is_empty() {
+            self.chunk = data;
+            return;
+        }
+        self.buffer.extend_from_slice(&std::mem::take(&mut self.chunk));
+        self.buffer.extend_from_slice(&data);
+    }
+
+    fn end(&mut self) -> Option<Result<Bytes, Status>> {
+        let left = self.chunk.len() + self.buffer.len();
+        self.chunk = Bytes::new();
+        self.buffer.clear();
+        (left > 0).then(|| Err(Status::new(Code::Internal, "unexpected EOF")))
+    }
+
+    fn take_message(&mut self) -> Result<Option<Bytes>, Status> {
+        let available: &[u8] = if self.chunk.is_empty() { &self.buffer } else { &self.chunk };
+        let Some((prefix, rest)) = available.split_first_chunk::<PREFIX_LENGTH>() else { return Ok(None) };
+        if prefix[0] > 1 {
+            let text = format!("grpc: received unexpected payload format {}", prefix[0]);
+            return Err(Status::new(Code::Internal, text));
+        }
+        if prefix[0] == 1 {
+            let text = "grpc: compressed flag set with identity or empty encoding";
+            return Err(Status::new(Code::Internal, text));
+        }
+        let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+        if length > self.message_bytes_max {
+            let max = self.message_bytes_max;
+            let text = format!("grpc: received message larger than max ({length} vs. {max})");
+            return Err(Status::new(Code::ResourceExhausted, text));
+        }
+        if rest.len() < length {
+            return Ok(None);
+        }
+        if self.chunk.is_empty() {
+            self.buffer.advance(PREFIX_LENGTH);
+            return Ok(Some(self.buffer.split_to(length).freeze()));
+        }
+        self.chunk.advance(PREFIX_LENGTH);
+        Ok(Some(self.chunk.split_to(length)))
+    }
+}
+
+/// Reads `grpc-timeout`: digits and a unit.
+pub fn parse_timeout(value: &HeaderValue) -> Option<std::time::Duration> {
+    let text = value.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => std::time::Duration::from_secs(amount * 3600),
+        "M" => std::time::Duration::from_secs(amount * 60),
+        "S" => std::time::Duration::from_secs(amount),
+        "m" => std::time::Duration::from_millis(amount),
+        "u" => std::time::Duration::from_micros(amount),
+        "n" => std::time::Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// Decodes a request; the text of a failure begins as grpc-go's does.
+pub fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message)
+        .map_err(|error| Status::new(Code::Internal, format!("grpc: error unmarshalling request: proto: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_percent_encoded() {
+        assert_eq!(percent_encode("etcdserver: key is not provided"), "etcdserver: key is not provided");
+        assert_eq!(percent_encode("50% ü\n"), "50%25 %C3%BC%0A");
+    }
+
+    #[test]
+    fn timeouts_have_eight_digits_and_a_unit() {
+        let parse = |text: &'static str| parse_timeout(&HeaderValue::from_static(text));
+        assert_eq!(parse("5S"), Some(std::time::Duration::from_secs(5)));
+        assert_eq!(parse("4999m"), Some(std::time::Duration::from_millis(4999)));
+        assert_eq!(parse("123456789S"), None);
+        assert_eq!(parse("S"), None);
+        assert_eq!(parse(""), None);
+        assert_eq!(parse("5x"), None);
+    }
+
+    #[test]
+    fn unknown_methods_are_named_as_grpc_go_names_them() {
+        let status = Status::unimplemented("/etcdserverpb.Auth/AuthEnable");
+        assert_eq!(status.message, "unknown method AuthEnable for service etcdserverpb.Auth");
+    }
+}

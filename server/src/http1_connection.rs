@@ -1,0 +1,45 @@
+//! HTTP/1.1 on the client port: the health and metrics pages.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use kvorum_api::etcdserverpb::AlarmType;
+use tokio::net::TcpStream;
+
+use crate::health::MemberHealth;
+use crate::http1;
+use crate::worker::Worker;
+
+/// Serves a connection to its end.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
+    let service = service_fn(move |request| {
+        let worker = Rc::clone(&worker);
+        async move { Ok::<_, Infallible>(respond(&worker, &request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(hyper_util::rt::TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service);
+    // Whatever a peer does to its own connection ends that connection and nothing else.
+    drop(connection.await);
+}
+
+async fn respond(worker: &Rc<Worker>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let source = MemberHealth::new(worker);
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    http1::respond(&source, &worker.core.metrics, request.method(), target).await.map(Full::new)
+}
+
+/// The kind of an alarm as the pages name it.
+pub fn alarm_kind(alarm: i32) -> http1::AlarmKind {
+    match AlarmType::try_from(alarm) {
+        Ok(AlarmType::Nospace) => http1::AlarmKind::NoSpace,
+        Ok(AlarmType::Corrupt) => http1::AlarmKind::Corrupt,
+        Ok(AlarmType::None) | Err(_) => http1::AlarmKind::Unknown,
+    }
+}

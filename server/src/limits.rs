@@ -1,0 +1,42 @@
+//! Every bound of the server, with what happens when it is reached.
+
+/// A batch of at most this many proposals is written by the connection thread that gathered it; a larger one goes to the
+/// raft thread, so that the connection thread can gather on (measured: put-path variants).
+pub const INLINE_PROPOSALS_MAX: usize = 128;
+
+/// Connection threads write batches themselves while one sync takes less than this; on slower disks all go to the raft
+/// thread, so that reads do not wait behind the disk.
+pub const INLINE_SYNC_MICROSECONDS_MAX: u64 = 500;
+
+/// Proposals waiting for the raft thread; beyond it requests are refused with "too many requests".
+pub const PROPOSAL_QUEUE_MAX: usize = 100_000;
+
+/// Applied operations that wait for the backend; beyond it requests are refused with "too many requests".
+pub const BACKEND_BACKLOG_OPERATIONS_MAX: usize = 1_000_000;
+
+/// Bytes gathered in front of a socket before writes are passed to the system.
+pub const SOCKET_BUFFER_BYTES_MAX: usize = 256 * 1024;
+
+/// A range reply is encoded in pieces of about this size; other requests of the thread run in between.
+pub const RANGE_SLICE_BYTES: usize = 64 * 1024;
+
+/// What gRPC adds to `--max-request-bytes` for the limit of a received message, as in etcd.
+pub const GRPC_OVERHEAD_BYTES: u64 = 512 * 1024;
+
+/// Window of one HTTP/2 stream for request bodies.
+pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Window of one HTTP/2 connection for request bodies.
+pub const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// Header list of one request.
+pub const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+
+/// Threads per connection thread that read the backend for requests whose values are not in memory.
+pub const READER_THREADS_PER_WORKER: usize = 2;
+
+/// How long connections may take to finish at a stop.
+pub const STOP_GRACE_MILLISECONDS: u64 = 500;
+
+/// How long a peer may take to show which protocol it speaks.
+pub const PREFACE_SECONDS_MAX: u64 = 10;

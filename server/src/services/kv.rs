@@ -1,0 +1,248 @@
+//! KV: ranges from memory on the spot, everything else through the log.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use kvorum_api::EtcdError;
+use kvorum_api::etcdserverpb::{
+    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest,
+    TxnRequest, alarm_request::AlarmAction,
+};
+use kvorum_store::{
+    Progress, RangeCursor, ReadError, Reply, TxnStep, check_delete_range, check_put, check_range, check_txn,
+    is_read_only, is_serializable_txn, quota_cost,
+};
+use prost::Message;
+
+use super::{Call, is_linearized, linearize, on_reader_pool, read_status};
+use crate::grpc::{PREFIX_LENGTH, Responder, Status, begin_frame, decode, finish_frame};
+use crate::limits::RANGE_SLICE_BYTES;
+use crate::worker::{CallMeta, Worker};
+
+/// Field tags of `InternalRaftRequest` (length-delimited).
+const PUT_TAG: u8 = 4 << 3 | 2;
+const DELETE_RANGE_TAG: u8 = 5 << 3 | 2;
+const TXN_TAG: u8 = 6 << 3 | 2;
+const COMPACTION_TAG: u8 = 7 << 3 | 2;
+/// Field 100, the header, as etcd's encoder places it: after the request.
+const HEADER_TAG: [u8; 2] = [0xa2, 0x06];
+const HEADER_ID_TAG: u8 = 0x08;
+
+pub fn range(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
+    let request: RangeRequest = match decode(message) {
+        Ok(request) => request,
+        Err(status) => return worker.finish(call.method, respond, Err(status)),
+    };
+    if let Err(error) = check_range(&request) {
+        return worker.finish(call.method, respond, Err(error.into()));
+    }
+    if request.serializable || is_linearized(&worker.core) {
+        return begin_range(worker, call, &request, respond);
+    }
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        match linearize(&worker.core).await {
+            Ok(()) => begin_range(&worker, call, &request, respond),
+            Err(status) => worker.finish(call.method, respond, Err(status)),
+        }
+    });
+}
+
+fn begin_range(worker: &Rc<Worker>, call: Call, request: &RangeRequest, respond: Responder) {
+    let revision = worker.reader.revision();
+    let mut cursor = match worker.reader.range(request) {
+        Ok(cursor) => cursor,
+        Err(error) => return worker.finish(call.method, respond, Err(read_status(&error))),
+    };
+    match cursor.advance(RANGE_SLICE_BYTES) {
+        Ok(Progress::Done) => reply(worker, call, revision, &Reply::Range(cursor.finish()), respond),
+        Ok(progress) => {
+            let worker = Rc::clone(worker);
+            tokio::task::spawn_local(async move {
+                match finish_range(cursor, progress).await {
+                    Ok(reply_of_range) => reply(&worker, call, revision, &reply_of_range, respond),
+                    Err(status) => worker.finish(call.method, respond, Err(status)),
+                }
+            });
+        }
+        Err(error) => worker.finish(call.method, respond, Err(read_status(&error))),
+    }
+}
+
+/// Goes on in slices, so that other requests of the thread run in between; on the reader pool once a value is not in
+/// memory.
+async fn finish_range(mut cursor: RangeCursor, mut progress: Progress) -> Result<Reply, Status> {
+    loop {
+        match progress {
+            Progress::Done => return Ok(Reply::Range(cursor.finish())),
+            Progress::More => {
+                tokio::task::yield_now().await;
+                progress = cursor.advance(RANGE_SLICE_BYTES).map_err(|error| read_status(&error))?;
+            }
+            Progress::NeedsBackend => {
+                let finished = on_reader_pool(move || {
+                    cursor.advance_with_backend()?;
+                    Ok::<_, ReadError>(Reply::Range(cursor.finish()))
+                })
+                .await?;
+                return finished.map_err(|error| read_status(&error));
+            }
+        }
+    }
+}
+
+pub fn put(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
+    let request: PutRequest = match decode(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return worker.finish(call.method, respond, Err(status)),
+    };
+    let cost = 256 + request.key.len() as u64 + request.value.len() as u64;
+    if !worker.core.has_room(cost) {
+        return refuse_for_space(worker, call, respond);
+    }
+    match check_put(&request) {
+        Ok(()) => propose(worker, call, PUT_TAG, &message, respond, false),
+        Err(error) => worker.finish(call.method, respond, Err(error.into())),
+    }
+}
+
+pub fn delete_range(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
+    let request: DeleteRangeRequest = match decode(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return worker.finish(call.method, respond, Err(status)),
+    };
+    match check_delete_range(&request) {
+        Ok(()) => propose(worker, call, DELETE_RANGE_TAG, &message, respond, false),
+        Err(error) => worker.finish(call.method, respond, Err(error.into())),
+    }
+}
+
+pub fn txn(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
+    let request: TxnRequest = match decode(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return worker.finish(call.method, respond, Err(status)),
+    };
+    if !is_read_only(&request) && worker.core.config.quota_bytes.is_some() {
+        let wrapped = InternalRaftRequest { txn: Some(request), ..InternalRaftRequest::default() };
+        let room = worker.core.has_room(quota_cost(&wrapped));
+        let request = wrapped.txn.expect("it was put there");
+        if !room {
+            return refuse_for_space(worker, call, respond);
+        }
+        return begin_txn(worker, call, request, &message, respond);
+    }
+    begin_txn(worker, call, request, &message, respond);
+}
+
+fn begin_txn(worker: &Rc<Worker>, call: Call, request: TxnRequest, message: &Bytes, respond: Responder) {
+    if let Err(error) = check_txn(&request, worker.core.config.max_txn_ops) {
+        return worker.finish(call.method, respond, Err(error.into()));
+    }
+    if !is_read_only(&request) {
+        return propose(worker, call, TXN_TAG, message, respond, false);
+    }
+    if is_serializable_txn(&request) || is_linearized(&worker.core) {
+        return begin_read_only_txn(worker, call, &request, respond);
+    }
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        match linearize(&worker.core).await {
+            Ok(()) => begin_read_only_txn(&worker, call, &request, respond),
+            Err(status) => worker.finish(call.method, respond, Err(status)),
+        }
+    });
+}
+
+fn begin_read_only_txn(worker: &Rc<Worker>, call: Call, request: &TxnRequest, respond: Responder) {
+    let revision = worker.reader.revision();
+    match worker.reader.read_only_txn(request) {
+        Ok(TxnStep::Done(done)) => reply(worker, call, revision, &Reply::Txn(done), respond),
+        Ok(TxnStep::NeedsBackend(job)) => {
+            let worker = Rc::clone(worker);
+            tokio::task::spawn_local(async move {
+                match on_reader_pool(move || job.run()).await {
+                    Ok(Ok(done)) => reply(&worker, call, revision, &Reply::Txn(done), respond),
+                    Ok(Err(error)) => worker.finish(call.method, respond, Err(read_status(&error))),
+                    Err(status) => worker.finish(call.method, respond, Err(status)),
+                }
+            });
+        }
+        Err(error) => worker.finish(call.method, respond, Err(read_status(&error))),
+    }
+}
+
+pub fn compact(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
+    match decode::<CompactionRequest>(message.clone()) {
+        Ok(request) => propose(worker, call, COMPACTION_TAG, &message, respond, request.physical),
+        Err(status) => worker.finish(call.method, respond, Err(status)),
+    }
+}
+
+/// Wraps the request's own bytes into an `InternalRaftRequest` and takes it towards the log.
+fn propose(worker: &Rc<Worker>, call: Call, tag: u8, message: &Bytes, respond: Responder, physical: bool) {
+    let id = worker.core.ids.next_id();
+    let meta = CallMeta { method: call.method, deadline: call.deadline };
+    worker.propose(id, wrap(tag, message, id), respond, &meta, physical);
+}
+
+fn wrap(tag: u8, message: &[u8], id: u64) -> Bytes {
+    let mut data = Vec::with_capacity(message.len() + 32);
+    data.push(tag);
+    prost::encoding::encode_varint(message.len() as u64, &mut data);
+    data.extend_from_slice(message);
+    data.extend_from_slice(&HEADER_TAG);
+    let header_length = 1 + prost::encoding::encoded_len_varint(id);
+    prost::encoding::encode_varint(header_length as u64, &mut data);
+    data.push(HEADER_ID_TAG);
+    prost::encoding::encode_varint(id, &mut data);
+    Bytes::from(data)
+}
+
+/// As etcd does before a request over quota enters the log: raises the alarm for the cluster, then refuses.
+fn refuse_for_space(worker: &Rc<Worker>, call: Call, respond: Responder) {
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        raise_no_space(&worker.core).await;
+        worker.finish(call.method, respond, Err(EtcdError::NoSpace.into()));
+    });
+}
+
+/// Proposes the NOSPACE alarm for this member.
+pub(super) async fn raise_no_space(core: &crate::core::Core) {
+    let alarm = AlarmRequest {
+        action: AlarmAction::Activate as i32,
+        member_id: core.config.member_id,
+        alarm: AlarmType::Nospace as i32,
+    };
+    let request = InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() };
+    if let Err(error) = core.propose(request).await {
+        tracing::warn!(error = %error, "failed to raise alarm");
+    }
+}
+
+fn reply(worker: &Rc<Worker>, call: Call, revision: i64, reply: &Reply, respond: Responder) {
+    let header = worker.core.header(revision);
+    let mut frame = begin_frame(reply.encoded_len(&header));
+    reply.encode(&header, &mut frame);
+    debug_assert!(frame.len() >= PREFIX_LENGTH);
+    worker.finish(call.method, respond, Ok(finish_frame(frame)));
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvorum_api::etcdserverpb::RequestHeader;
+
+    #[test]
+    fn wrapping_equals_encoding_the_whole_request() {
+        let put = PutRequest { key: "a".into(), value: vec![7; 300].into(), ..PutRequest::default() };
+        let id = 14_909_063_221_755_161_347;
+        let whole = InternalRaftRequest {
+            header: Some(RequestHeader { id, ..RequestHeader::default() }),
+            put: Some(put.clone()),
+            ..InternalRaftRequest::default()
+        };
+        assert_eq!(wrap(PUT_TAG, &put.encode_to_vec(), id).as_ref(), whole.encode_to_vec());
+    }
+}

@@ -1,0 +1,83 @@
+//! Maintenance: status, hashes and alarms.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use kvorum_api::etcdserverpb::{
+    AlarmRequest, AlarmResponse, AlarmType, DowngradeInfo, HashKvRequest, HashKvResponse, HashResponse,
+    InternalRaftRequest, StatusResponse,
+};
+use kvorum_store::Reply;
+
+use super::lease::header;
+use super::{on_reader_pool, read_status};
+use crate::grpc::{Status, decode, frame_of};
+use crate::worker::Worker;
+
+/// The version of etcd whose surface this is; clients compare it.
+pub const ETCD_VERSION: &str = "3.7.1";
+
+/// The storage version of etcd's files of that version.
+pub const STORAGE_VERSION: &str = "3.7.0";
+
+pub fn status(worker: &Rc<Worker>) -> Result<Bytes, Status> {
+    let core = &worker.core;
+    let membership = worker.reader.members();
+    let learner = membership.members.get(&core.config.member_id).is_some_and(|member| member.is_learner);
+    let mut errors: Vec<String> = Vec::new();
+    if core.leader() == 0 {
+        errors.push(kvorum_api::EtcdError::NoLeader.text().to_owned());
+    }
+    for alarm in worker.reader.alarms() {
+        let kind = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
+        errors.push(format!("memberID:{} alarm:{kind} ", alarm.member_id));
+    }
+    Ok(frame_of(&StatusResponse {
+        header: header(core, worker.reader.revision()),
+        version: ETCD_VERSION.to_owned(),
+        db_size: i64::try_from(core.backend_size_bytes()).unwrap_or(i64::MAX),
+        leader: core.leader(),
+        raft_index: core.commit_index(),
+        raft_term: core.term(),
+        raft_applied_index: worker.reader.applied_index(),
+        errors,
+        db_size_in_use: i64::try_from(core.backend_in_use_bytes()).unwrap_or(i64::MAX),
+        is_learner: learner,
+        storage_version: STORAGE_VERSION.to_owned(),
+        db_size_quota: core.config.quota_bytes.map_or(0, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
+        downgrade_info: Some(DowngradeInfo {
+            enabled: membership.downgrade.enabled,
+            target_version: membership.downgrade.target_version.clone(),
+        }),
+    }))
+}
+
+pub async fn hash(worker: &Rc<Worker>) -> Result<Bytes, Status> {
+    let reader = worker.reader.clone();
+    let hash = on_reader_pool(move || reader.hash()).await?.map_err(|error| read_status(&error))?;
+    Ok(frame_of(&HashResponse { header: header(&worker.core, worker.reader.revision()), hash }))
+}
+
+pub async fn hash_kv(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status> {
+    let request: HashKvRequest = decode(message)?;
+    let reader = worker.reader.clone();
+    let hashed =
+        on_reader_pool(move || reader.hash_kv(request.revision)).await?.map_err(|error| read_status(&error))?;
+    Ok(frame_of(&HashKvResponse {
+        header: header(&worker.core, worker.reader.revision()),
+        hash: hashed.hash,
+        compact_revision: hashed.compact_revision,
+        hash_revision: hashed.hash_revision,
+    }))
+}
+
+/// Every action goes through the log, asking included, as in etcd.
+pub async fn alarm(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status> {
+    let alarm: AlarmRequest = decode(message)?;
+    let request = InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() };
+    let applied = worker.core.propose(request).await?;
+    let Reply::Alarm(alarms) = applied.reply else {
+        unreachable!("an alarm request is answered with alarms");
+    };
+    Ok(frame_of(&AlarmResponse { header: header(&worker.core, applied.revision), alarms }))
+}

@@ -1,0 +1,135 @@
+//! The gRPC services: which methods there are, and where each call goes. A method that is not listed answers
+//! UNIMPLEMENTED.
+
+mod cluster;
+mod health;
+mod kv;
+mod lease;
+mod maintenance;
+mod watch;
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use kvorum_api::EtcdError;
+use kvorum_node::ReadIndex;
+
+use crate::core::Core;
+use crate::grpc::{MessageReader, Responder, Status};
+use crate::metrics::GrpcMethod;
+use crate::worker::Worker;
+
+/// Whether a method is answered with a stream.
+pub fn is_streaming(method: GrpcMethod) -> bool {
+    matches!(method, GrpcMethod::Watch | GrpcMethod::LeaseKeepAlive | GrpcMethod::HealthWatch)
+}
+
+/// What the headers of a call said.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub method: GrpcMethod,
+    pub deadline: Option<Instant>,
+    /// The metadata `hasleader: true`: fail at once while there is no leader.
+    pub require_leader: bool,
+}
+
+/// Answers a unary call, now or when its entry is applied.
+pub fn begin_unary(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
+    worker.core.metrics.client_received_bytes_total.add(message.len() as u64);
+    if call.require_leader && worker.core.leader() == 0 {
+        return worker.finish(call.method, respond, Err(EtcdError::NoLeader.into()));
+    }
+    match call.method {
+        GrpcMethod::Range => kv::range(worker, call, message, respond),
+        GrpcMethod::Put => kv::put(worker, call, message, respond),
+        GrpcMethod::DeleteRange => kv::delete_range(worker, call, message, respond),
+        GrpcMethod::Txn => kv::txn(worker, call, message, respond),
+        GrpcMethod::Compact => kv::compact(worker, call, message, respond),
+        _ => {
+            let worker = Rc::clone(worker);
+            tokio::task::spawn_local(async move {
+                let work = answer(&worker, call, message);
+                let result = match call.deadline {
+                    Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
+                        .await
+                        .unwrap_or_else(|_| Err(Status::deadline_exceeded())),
+                    None => work.await,
+                };
+                worker.finish(call.method, respond, result);
+            });
+        }
+    }
+}
+
+async fn answer(worker: &Rc<Worker>, call: Call, message: Bytes) -> Result<Bytes, Status> {
+    match call.method {
+        GrpcMethod::LeaseGrant => lease::grant(worker, message).await,
+        GrpcMethod::LeaseRevoke => lease::revoke(worker, message).await,
+        GrpcMethod::LeaseTimeToLive => lease::time_to_live(worker, message).await,
+        GrpcMethod::LeaseLeases => lease::leases(worker).await,
+        GrpcMethod::MemberList => cluster::member_list(worker, message).await,
+        GrpcMethod::Alarm => maintenance::alarm(worker, message).await,
+        GrpcMethod::Status => maintenance::status(worker),
+        GrpcMethod::Hash => maintenance::hash(worker).await,
+        GrpcMethod::HashKv => maintenance::hash_kv(worker, message).await,
+        GrpcMethod::HealthCheck => health::check(message),
+        GrpcMethod::HealthList => Ok(health::list()),
+        method => Err(Status::unimplemented(method.path())),
+    }
+}
+
+/// Serves a streaming call on a task of its own.
+pub fn begin_stream(worker: &Rc<Worker>, call: Call, messages: MessageReader, respond: Responder) {
+    if call.require_leader && worker.core.leader() == 0 {
+        return respond.fail(&EtcdError::NoLeader.into());
+    }
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        match call.method {
+            GrpcMethod::Watch => watch::serve(&worker, messages, respond).await,
+            GrpcMethod::LeaseKeepAlive => lease::keep_alive(&worker, messages, respond).await,
+            GrpcMethod::HealthWatch => health::watch(&worker, messages, respond).await,
+            method => respond.fail(&Status::unimplemented(method.path())),
+        }
+    });
+}
+
+/// How often a read index is asked for again while there is none.
+const READ_INDEX_RETRY: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Waits until a linearizable read may be served: this member knows a read index and has applied it.
+async fn linearize(core: &Core) -> Result<(), Status> {
+    let deadline = Instant::now() + core.config.request_timeout;
+    loop {
+        if is_linearized(core) {
+            return Ok(());
+        }
+        if core.is_stopping() {
+            return Err(EtcdError::Stopped.into());
+        }
+        if Instant::now() >= deadline {
+            return Err(EtcdError::Timeout.into());
+        }
+        tokio::time::sleep(READ_INDEX_RETRY).await;
+    }
+}
+
+/// Whether a linearizable read may be served right now. A single member answers itself at once.
+fn is_linearized(core: &Core) -> bool {
+    matches!(core.read_index(), ReadIndex::At(index) if core.reader.applied_index() >= index)
+}
+
+/// Runs a read that may touch the backend on the thread's reader pool.
+async fn on_reader_pool<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Status::new(kvorum_api::Code::Internal, format!("reading the backend: {error}")))
+}
+
+fn read_status(error: &kvorum_store::ReadError) -> Status {
+    match error.etcd() {
+        Some(error) => error.into(),
+        None => Status::new(kvorum_api::Code::Unknown, error.to_string()),
+    }
+}

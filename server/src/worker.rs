@@ -1,0 +1,211 @@
+//! A connection thread: one single-threaded runtime, the connections dealt to it, and the calls of theirs that wait for
+//! the log. Everything here stays on its thread; other threads reach it through its mailbox and the watch publisher.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kvorum_api::EtcdError;
+use kvorum_node::member::{Outcome, Proposal};
+use kvorum_store::Reader;
+use slab::Slab;
+
+use crate::core::{Core, Waiter};
+use crate::grpc::{Responder, Status, begin_frame, finish_frame};
+use crate::mailbox::SlotKey;
+use crate::metrics::{GrpcCode, GrpcMethod};
+use crate::watch::WatchHub;
+
+/// A unary call whose answer comes with its log entry.
+struct PendingCall {
+    request_id: u64,
+    respond: Responder,
+    deadline: Instant,
+    /// What the caller is told when the deadline passes.
+    expired: Status,
+    method: GrpcMethod,
+    /// A physical compaction is answered only when its revisions are gone.
+    physical_compaction: bool,
+}
+
+pub struct Worker {
+    pub core: Arc<Core>,
+    pub reader: Reader,
+    pub hub: Rc<WatchHub>,
+    index: usize,
+    gathered: RefCell<Vec<Proposal<Waiter>>>,
+    flusher: Cell<Option<Waker>>,
+    pending: RefCell<Slab<PendingCall>>,
+}
+
+/// How often calls that wait too long are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a proposal needs to know of its call.
+pub struct CallMeta {
+    pub method: GrpcMethod,
+    pub deadline: Option<Instant>,
+}
+
+impl Worker {
+    pub fn new(core: Arc<Core>, index: usize, hub: Rc<WatchHub>) -> Rc<Self> {
+        let reader = core.reader.clone();
+        Rc::new(Self {
+            core,
+            reader,
+            hub,
+            index,
+            gathered: RefCell::default(),
+            flusher: Cell::default(),
+            pending: RefCell::default(),
+        })
+    }
+
+    /// Starts the thread's own tasks.
+    pub fn spawn_tasks(self: &Rc<Self>) {
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            loop {
+                worker.wait_for_gathered().await;
+                worker.flush();
+            }
+        });
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            loop {
+                let mailbox = worker.core.mailbox(worker.index);
+                let replies = std::future::poll_fn(|context| mailbox.poll_take(context)).await;
+                worker.complete(replies);
+            }
+        });
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+            loop {
+                interval.tick().await;
+                worker.sweep();
+            }
+        });
+    }
+
+    /// Takes an encoded request towards the log; the call is answered when it is applied. Proposals of one turn of the
+    /// event loop go together.
+    pub fn propose(&self, request_id: u64, data: Bytes, respond: Responder, meta: &CallMeta, physical: bool) {
+        if let Some(error) = self.core.refusal() {
+            return self.finish(meta.method, respond, Err(error.into()));
+        }
+        if data.len() > self.core.config.max_request_bytes {
+            return self.finish(meta.method, respond, Err(EtcdError::RequestTooLarge.into()));
+        }
+        let server_deadline = Instant::now() + self.core.config.request_timeout;
+        let (deadline, expired) = match meta.deadline {
+            Some(deadline) if deadline < server_deadline => (deadline, Status::deadline_exceeded()),
+            _ => (server_deadline, EtcdError::Timeout.into()),
+        };
+        let slot = self.pending.borrow_mut().insert(PendingCall {
+            request_id,
+            respond,
+            deadline,
+            expired,
+            method: meta.method,
+            physical_compaction: physical,
+        });
+        let waiter = Waiter::Slot { worker: self.index, key: SlotKey { slot, request_id } };
+        let mut gathered = self.gathered.borrow_mut();
+        gathered.push(Proposal { id: request_id, data, waiter });
+        if gathered.len() == 1
+            && let Some(waker) = self.flusher.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Ready at the end of the turn in which the first proposal was gathered: tasks that were already woken run first.
+    async fn wait_for_gathered(&self) {
+        std::future::poll_fn(|context| {
+            if self.gathered.borrow().is_empty() {
+                self.flusher.set(Some(context.waker().clone()));
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    fn flush(self: &Rc<Self>) {
+        let mut batch = std::mem::take(&mut *self.gathered.borrow_mut());
+        let mut own = Vec::new();
+        if self.core.drive_inline(&mut batch, self.index, &mut own) {
+            // The emptied vector goes back, to be filled without allocating.
+            *self.gathered.borrow_mut() = batch;
+            self.complete(own);
+        } else {
+            self.core.enqueue(batch.into_iter());
+        }
+    }
+
+    fn complete(self: &Rc<Self>, replies: Vec<(SlotKey, Outcome)>) {
+        for (key, outcome) in replies {
+            let call = {
+                let mut pending = self.pending.borrow_mut();
+                match pending.get(key.slot) {
+                    Some(call) if call.request_id == key.request_id => pending.remove(key.slot),
+                    // It was given up meanwhile.
+                    _ => continue,
+                }
+            };
+            self.answer(call, outcome);
+        }
+    }
+
+    fn answer(self: &Rc<Self>, call: PendingCall, outcome: Outcome) {
+        let applied = match outcome {
+            Ok(applied) => applied,
+            Err(error) => return self.finish(call.method, call.respond, Err(error.into())),
+        };
+        let header = self.core.header(applied.revision);
+        let mut frame = begin_frame(applied.reply.encoded_len(&header));
+        applied.reply.encode(&header, &mut frame);
+        let frame = finish_frame(frame);
+        if !call.physical_compaction {
+            return self.finish(call.method, call.respond, Ok(frame));
+        }
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            worker.core.wait_for_compaction().await;
+            worker.finish(call.method, call.respond, Ok(frame));
+        });
+    }
+
+    /// Answers a unary call and counts it.
+    pub fn finish(&self, method: GrpcMethod, respond: Responder, result: Result<Bytes, Status>) {
+        let code = result.as_ref().err().map_or(GrpcCode::OK, |status| GrpcCode::from_number(status.code as i32));
+        self.core.metrics.grpc.unary(method, code);
+        match result {
+            Ok(frame) => {
+                self.core.metrics.client_sent_bytes_total.add(frame.len() as u64);
+                respond.reply(frame);
+            }
+            Err(status) => respond.fail(&status),
+        }
+    }
+
+    /// Fails calls whose time is over. Their entries may still be applied: the caller does not know, as with etcd.
+    fn sweep(&self) {
+        let now = Instant::now();
+        let overdue: Vec<usize> = self
+            .pending
+            .borrow()
+            .iter()
+            .filter(|(_, call)| call.deadline <= now)
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in overdue {
+            let call = self.pending.borrow_mut().remove(slot);
+            self.finish(call.method, call.respond, Err(call.expired));
+        }
+    }
+}
