@@ -2,12 +2,43 @@
 //! every member.
 //!
 //! It knows no clock, no network, no disk and no randomness; it starts no thread and iterates over no `HashMap`. What is
-//! durable is reached through the traits of [`backend`]; what should happen outside is returned as values ([`event`]).
+//! durable is reached through the traits of [`backend`]; what should happen outside is returned as values ([`event`],
+//! [`apply::Effects`]).
+//!
+//! One [`Writer`] changes state, one log entry after the other ([`Writer::apply`]); any number of [`Reader`]s look at it
+//! meanwhile. Applied changes reach the backend later, in batches ([`Writer::take_commit`]); until then they live in an
+//! overlay that readers consult first.
 
+pub mod apply;
 pub mod backend;
+pub mod check;
 pub mod event;
+pub mod keyspace;
+pub mod member;
+pub mod memory;
+pub mod reply;
 pub mod revision;
 
+mod alarm;
+mod error;
+mod kv;
+mod lease;
+mod open;
+mod reader;
+mod shared;
+
+pub use apply::{Applied, Effects, LeaseChange, Position, Writer};
 pub use backend::{Backend, BackendError, Bucket, CommitBatch, Operation, ReadTransaction};
+pub use check::{check_delete_range, check_put, check_range, check_txn, is_read_only, is_serializable_txn, quota_cost};
+pub use error::{ApplyError, ApplyFailure, HistoryError, OpenError, ReadError};
 pub use event::{Event, EventBatch, EventKind, Previous};
+pub use kv::hash::HashKv;
+pub use kv::history::History;
+pub use kv::range::{Progress, RangeCursor};
+pub use kv::read_txn::{ReadTxnJob, TxnStep};
+pub use lease::LeaseInfo;
+pub use member::{Downgrade, Member, MemberChange, Membership};
+pub use open::{Restored, RestoredLease, StoreConfig, open};
+pub use reader::{Reader, Statistics};
+pub use reply::{Header, OpReply, RangeReply, Reply, TxnReply};
 pub use revision::{KvBytes, Revision};

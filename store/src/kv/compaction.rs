@@ -1,0 +1,125 @@
+//! Compaction: forgetting history in small steps, beside everything else.
+//!
+//! Its first half hashes what is there, because etcd answers `HashKV` at a compacted revision with that hash; its second
+//! half goes through the index in key order and drops what the compaction makes unreachable. A compaction interrupted by a
+//! restart begins anew; removing twice does no harm.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::hash::{FinishedHash, KeyHasher, any_key};
+use super::records::visit_records;
+use super::write::Uncommitted;
+use crate::backend::{BackendError, Operation};
+use crate::revision::Revision;
+use crate::shared::Shared;
+
+/// A compaction waits this many steps for reads that still need what it would drop; after that they fail as compacted.
+const BLOCKED_STEPS_MAX: usize = 1000;
+
+/// Compactions asked for and not finished, oldest first; each is to a higher revision than the one before.
+pub(crate) struct Compactions {
+    queue: VecDeque<Compaction>,
+    /// As in the backend's `scheduledCompactRev` and `finishedCompactRev`.
+    scheduled: Option<i64>,
+    pub(crate) finished: Option<i64>,
+}
+
+struct Compaction {
+    target: i64,
+    previous: i64,
+    phase: Phase,
+    blocked_steps: usize,
+}
+
+enum Phase {
+    Hash { next: Revision, hasher: Option<KeyHasher> },
+    Drop { next_key: Box<[u8]>, hash: Option<u32> },
+}
+
+impl Compactions {
+    pub(crate) fn restored(scheduled: Option<i64>, finished: Option<i64>) -> Self {
+        Self { queue: VecDeque::new(), scheduled, finished }
+    }
+
+    /// `previous` is the compact revision until now.
+    pub(crate) fn schedule(&mut self, target: i64, previous: i64) {
+        let phase = match self.scheduled == self.finished {
+            true => Phase::Hash { next: Revision::new(1, 0), hasher: None },
+            // The hash would not cover all revisions since the last compaction, so etcd does not keep it.
+            false => Phase::Drop { next_key: Box::default(), hash: None },
+        };
+        self.queue.push_back(Compaction { target, previous, phase, blocked_steps: 0 });
+        self.scheduled = Some(target);
+    }
+
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// One step of about `limit` revisions or keys. Returns the revision of a compaction that this step finished.
+    pub(crate) fn step(
+        &mut self,
+        limit: usize,
+        shared: &Arc<Shared>,
+        uncommitted: &mut Uncommitted,
+    ) -> Result<Option<i64>, BackendError> {
+        let Some(compaction) = self.queue.front_mut() else { return Ok(None) };
+        let target = compaction.target;
+        match &mut compaction.phase {
+            Phase::Hash { next, hasher } => {
+                let previous = compaction.previous;
+                let hasher = hasher.get_or_insert_with(|| begin_hash(shared, previous, target));
+                let mut hash = |revision, tombstone, value: &[u8]| hasher.add(shared, revision, tombstone, value);
+                let resume = visit_records(shared, *next, target, limit, &mut |revision, tombstone, stored| {
+                    hash(revision, tombstone, stored.bytes());
+                    ControlFlow::Continue(())
+                })?;
+                match resume {
+                    Some(revision) => *next = revision,
+                    None => {
+                        let hash = Some(hasher.hash());
+                        compaction.phase = Phase::Drop { next_key: Box::default(), hash };
+                    }
+                }
+                Ok(None)
+            }
+            Phase::Drop { next_key, hash } => {
+                let mut index = shared.index.write();
+                if shared.pins.lock().lowest().is_some_and(|pin| pin < target) {
+                    compaction.blocked_steps += 1;
+                    if compaction.blocked_steps < BLOCKED_STEPS_MAX {
+                        return Ok(None);
+                    }
+                    shared.publish_purged_revision(target);
+                }
+                let operations = &mut uncommitted.operations;
+                let resume = index.compact(next_key, limit, target, &mut |stamp| {
+                    let tombstone = stamp.is_tombstone();
+                    operations.push(Operation::RemoveRevision { revision: stamp.revision, tombstone });
+                });
+                if let Some(key) = resume {
+                    *next_key = key;
+                    return Ok(None);
+                }
+                if let Some(hash) = *hash {
+                    let compact_revision = compaction.previous;
+                    shared.hashes.write().add(FinishedHash { revision: target, compact_revision, hash });
+                }
+                self.finished = Some(target);
+                self.queue.pop_front();
+                Ok(Some(target))
+            }
+        }
+    }
+}
+
+/// etcd's "keep" of a compaction also has the tombstones exactly at its revision.
+fn begin_hash(shared: &Shared, previous: i64, target: i64) -> KeyHasher {
+    let kept = |entry: &super::index::KeyEntry| {
+        entry.stamp_at(target).is_some_and(|stamp| !stamp.is_tombstone() || stamp.revision.main == target)
+    };
+    let anything_kept = previous > 0 && any_key(shared, kept);
+    KeyHasher::new(previous, target, anything_kept)
+}

@@ -1,0 +1,511 @@
+//! Ranges: from the index in short steps, values copied straight into the reply.
+//!
+//! What etcd's `txn.Range` does in three passes (fetch, filter and sort, cut) happens here in one walk for the usual
+//! request, in key order and without filters, and in two when something must be sorted. A cursor never reads the backend
+//! unless told to: it says so and waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvorum_api::etcdserverpb::RangeRequest;
+use kvorum_api::etcdserverpb::range_request::{SortOrder, SortTarget};
+
+use super::index::{Index, Interval, IntervalEnd, KeyEntry, Stamp};
+use crate::backend::{BackendError, Bucket};
+use crate::error::ReadError;
+use crate::keyspace::key_value::{KeyValueParts, put_frame, put_varint};
+use crate::reply::RangeReply;
+use crate::revision::KvBytes;
+use crate::shared::{Pin, Shared, missing};
+
+/// Keys looked at under one hold of the index lock.
+pub(crate) const STEP_KEYS: usize = 100;
+
+/// A visited key counts for this many bytes of an advance's budget, so that counting gives way too.
+const VISIT_COST_BYTES: usize = 32;
+
+/// The field number of `RangeResponse.kvs`.
+const KVS_FIELD: u8 = 2;
+
+/// What an advance of a cursor left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The budget is used up; advance again.
+    More,
+    /// A value is neither in memory nor in the overlay; go on with [`RangeCursor::advance_with_backend`].
+    NeedsBackend,
+    Done,
+}
+
+/// A range under way, pinned to the revision it began at.
+pub struct RangeCursor(Inner);
+
+enum Inner {
+    Finished(RangeReply),
+    Walking(Box<Walking>),
+}
+
+struct Walking {
+    shared: Arc<Shared>,
+    pin: Pin,
+    walk: Walk,
+}
+
+impl RangeCursor {
+    /// Checks the revision as etcd does and begins. A single key whose value is in memory is answered right here.
+    #[inline]
+    pub(crate) fn begin(shared: &Arc<Shared>, request: &RangeRequest) -> Result<Self, ReadError> {
+        let index = shared.index.read();
+        let current = shared.revision();
+        Self::begin_at(shared, &index, current, request)
+    }
+
+    /// Begins as of `current`, which must be the current revision or pinned.
+    pub(crate) fn begin_at(
+        shared: &Arc<Shared>,
+        index: &Index,
+        current: i64,
+        request: &RangeRequest,
+    ) -> Result<Self, ReadError> {
+        let at = resolve_revision(request.revision, current, shared.compact_revision())?;
+        if request.range_end.is_empty()
+            && !request.keys_only
+            && !request.count_only
+            && !has_filters(request)
+            && let Some(reply) = answer_single(index, &request.key, at, current)
+        {
+            return Ok(Self(Inner::Finished(reply)));
+        }
+        let pin = Pin::hold(shared, at);
+        let walk = Walk::new(request, at, current);
+        Ok(Self(Inner::Walking(Box::new(Walking { shared: shared.clone(), pin, walk }))))
+    }
+
+    /// Encodes until about `budget_bytes` more were produced. Never touches the backend.
+    pub fn advance(&mut self, budget_bytes: usize) -> Result<Progress, ReadError> {
+        match &mut self.0 {
+            Inner::Finished(_) => Ok(Progress::Done),
+            Inner::Walking(walking) => walking.advance(budget_bytes, false),
+        }
+    }
+
+    /// Runs to the end; may read the backend, so not for threads that serve connections.
+    pub fn advance_with_backend(&mut self) -> Result<(), ReadError> {
+        match &mut self.0 {
+            Inner::Finished(_) => Ok(()),
+            Inner::Walking(walking) => walking.advance(usize::MAX, true).map(drop),
+        }
+    }
+
+    /// The reply; whole only after [`Progress::Done`].
+    pub fn finish(self) -> RangeReply {
+        match self.0 {
+            Inner::Finished(reply) => reply,
+            Inner::Walking(walking) => walking.walk.finish(),
+        }
+    }
+}
+
+impl Walking {
+    fn advance(&mut self, budget_bytes: usize, use_backend: bool) -> Result<Progress, ReadError> {
+        let target = self.walk.effort().saturating_add(budget_bytes);
+        loop {
+            if self.pin.revision < self.shared.purged_revision() {
+                return Err(ReadError::Compacted);
+            }
+            if !self.walk.settle(&self.shared, use_backend)? {
+                return Ok(Progress::NeedsBackend);
+            }
+            if self.walk.is_done() {
+                return Ok(Progress::Done);
+            }
+            if self.walk.effort() >= target {
+                return Ok(Progress::More);
+            }
+            if self.walk.is_walking() {
+                let index = self.shared.index.read();
+                self.walk.step(&index);
+            } else {
+                self.walk.emit_sorted();
+            }
+        }
+    }
+}
+
+/// The revision a range reads at: etcd's order of checks.
+pub(crate) fn resolve_revision(requested: i64, current: i64, compact_revision: i64) -> Result<i64, ReadError> {
+    if requested > current {
+        return Err(ReadError::FutureRevision);
+    }
+    let at = if requested <= 0 { current } else { requested };
+    if at < compact_revision { Err(ReadError::Compacted) } else { Ok(at) }
+}
+
+fn has_filters(request: &RangeRequest) -> bool {
+    request.min_mod_revision != 0
+        || request.max_mod_revision != 0
+        || request.min_create_revision != 0
+        || request.max_create_revision != 0
+}
+
+/// The whole reply for one key, unless its value is not in memory.
+#[inline]
+fn answer_single(index: &Index, key: &[u8], at: i64, revision: i64) -> Option<RangeReply> {
+    let live = index.entry(key).and_then(|entry| Some((entry, entry.live_at(at)?)));
+    let Some((entry, stamp)) = live else {
+        return Some(RangeReply { kvs: Vec::new(), more: false, count: 0, revision });
+    };
+    if stamp.revision != entry.latest.revision {
+        return None;
+    }
+    let value = entry.value.as_deref()?;
+    let mut kvs = Vec::with_capacity(value.len() + 6);
+    put_frame(KVS_FIELD, value, &mut kvs);
+    Some(RangeReply { kvs, more: false, count: 1, revision })
+}
+
+/// What of a key goes into the reply.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Projection {
+    Whole,
+    /// `keys_only`: from the index alone, so without the lease, as etcd 3.7 does.
+    IndexOnly,
+    /// `keys_only` sorted by value: read whole, sent without the value.
+    WithoutValue,
+}
+
+#[derive(Clone, Copy)]
+struct Filters {
+    mod_revision: (i64, i64),
+    create_revision: (i64, i64),
+}
+
+impl Filters {
+    fn new(request: &RangeRequest) -> Option<Self> {
+        let bound = |min: i64, max: i64| (if min == 0 { i64::MIN } else { min }, if max == 0 { i64::MAX } else { max });
+        has_filters(request).then(|| Self {
+            mod_revision: bound(request.min_mod_revision, request.max_mod_revision),
+            create_revision: bound(request.min_create_revision, request.max_create_revision),
+        })
+    }
+
+    fn admit(&self, stamp: &Stamp) -> bool {
+        let within = |value: i64, (min, max): (i64, i64)| min <= value && value <= max;
+        within(stamp.revision.main, self.mod_revision) && within(stamp.create_revision, self.create_revision)
+    }
+}
+
+/// A key that belongs into the reply but is not in it yet.
+struct Found {
+    stamp: Stamp,
+    value: Option<KvBytes>,
+    /// Only when values are not needed.
+    key: Option<Box<[u8]>>,
+}
+
+enum Phase {
+    Walk,
+    /// Values are fetched to be sorted by; the number of those that are there.
+    Resolve(usize),
+    Emit,
+    Done,
+}
+
+/// A range's state, apart from locks and pins. The writer drives one directly.
+pub(crate) struct Walk {
+    key: Bytes,
+    range_end: Bytes,
+    at: i64,
+    revision: i64,
+    limit: Option<usize>,
+    /// Matches beyond this many are counted but not collected.
+    collect_max: usize,
+    filters: Option<Filters>,
+    count_only: bool,
+    projection: Projection,
+    sort: Option<(SortTarget, SortOrder)>,
+    phase: Phase,
+    next_key: Vec<u8>,
+    count: usize,
+    matched: usize,
+    visited: usize,
+    /// In key order, waiting to be sorted.
+    collected: Vec<Found>,
+    sorted: std::vec::IntoIter<Found>,
+    /// In reply order, waiting for values.
+    pending: VecDeque<Found>,
+    more: bool,
+    kvs: Vec<u8>,
+}
+
+impl Walk {
+    /// `revision` is what the reply's header will say.
+    pub(crate) fn new(request: &RangeRequest, at: i64, revision: i64) -> Self {
+        let target = SortTarget::try_from(request.sort_target).unwrap_or_default();
+        let order = SortOrder::try_from(request.sort_order).unwrap_or_default();
+        let key_order = target == SortTarget::Key;
+        let sort = match order {
+            SortOrder::None if key_order => None,
+            SortOrder::Ascend if key_order => None,
+            SortOrder::None => Some((target, SortOrder::Ascend)),
+            order => Some((target, order)),
+        };
+        let filters = Filters::new(request);
+        let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
+        // With order NONE etcd fetches the first limit + 1 keys in key order even when it sorts by something else.
+        let fetch_in_key_order = filters.is_none() && (order == SortOrder::None || sort.is_none());
+        let collect_max = match limit {
+            Some(limit) if sort.is_none() => limit,
+            Some(limit) if fetch_in_key_order => limit.saturating_add(1),
+            _ => usize::MAX,
+        };
+        let projection = match (request.keys_only, target) {
+            (false, _) => Projection::Whole,
+            (true, SortTarget::Value) => Projection::WithoutValue,
+            (true, _) => Projection::IndexOnly,
+        };
+        Self {
+            key: request.key.clone(),
+            range_end: request.range_end.clone(),
+            at,
+            revision,
+            limit,
+            collect_max,
+            filters,
+            count_only: request.count_only,
+            projection,
+            sort,
+            phase: Phase::Walk,
+            next_key: request.key.to_vec(),
+            count: 0,
+            matched: 0,
+            visited: 0,
+            collected: Vec::new(),
+            sorted: Vec::new().into_iter(),
+            pending: VecDeque::new(),
+            more: false,
+            kvs: Vec::new(),
+        }
+    }
+
+    /// Runs to the end against a locked index.
+    pub(crate) fn run(mut self, index: &Index, shared: &Shared) -> Result<RangeReply, BackendError> {
+        loop {
+            self.settle(shared, true)?;
+            match self.phase {
+                Phase::Done => return Ok(self.finish()),
+                Phase::Walk => self.step(index),
+                Phase::Resolve(_) | Phase::Emit => self.emit_sorted(),
+            }
+        }
+    }
+
+    fn effort(&self) -> usize {
+        self.kvs.len() + self.visited * VISIT_COST_BYTES
+    }
+
+    fn is_walking(&self) -> bool {
+        matches!(self.phase, Phase::Walk)
+    }
+
+    fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Done)
+    }
+
+    fn finish(self) -> RangeReply {
+        RangeReply { kvs: self.kvs, more: self.more, count: self.count as i64, revision: self.revision }
+    }
+
+    /// Looks at the next [`STEP_KEYS`] keys.
+    fn step(&mut self, index: &Index) {
+        let key = self.key.clone();
+        let range_end = self.range_end.clone();
+        let mut interval = Interval::new(&key, &range_end);
+        let next_key = std::mem::take(&mut self.next_key);
+        interval.from = match interval.end {
+            IntervalEnd::Single => interval.from,
+            _ => &next_key,
+        };
+        let mut seen = 0;
+        let mut resume: Option<&[u8]> = None;
+        for (key, entry) in index.range(&interval) {
+            if seen == STEP_KEYS {
+                resume = Some(key);
+                break;
+            }
+            seen += 1;
+            self.visit(key, entry);
+        }
+        self.visited += seen;
+        self.next_key = next_key;
+        match resume {
+            Some(key) => {
+                self.next_key.clear();
+                self.next_key.extend_from_slice(key);
+            }
+            None => self.end_walk(),
+        }
+    }
+
+    #[inline]
+    fn visit(&mut self, key: &[u8], entry: &KeyEntry) {
+        let Some(stamp) = entry.live_at(self.at) else { return };
+        self.count += 1;
+        if self.count_only || self.filters.is_some_and(|filters| !filters.admit(stamp)) {
+            return;
+        }
+        self.matched += 1;
+        if self.matched > self.collect_max {
+            return;
+        }
+        let index_only = self.projection == Projection::IndexOnly;
+        let value = if stamp.revision == entry.latest.revision && !index_only { entry.value.as_ref() } else { None };
+        if self.sort.is_some() {
+            let key = index_only.then(|| key.into());
+            self.collected.push(Found { stamp: *stamp, value: value.cloned(), key });
+        } else if index_only {
+            append_index_only(key, stamp, &mut self.kvs);
+        } else if let (Some(value), true) = (value, self.pending.is_empty()) {
+            put_frame(KVS_FIELD, value, &mut self.kvs);
+        } else {
+            self.pending.push_back(Found { stamp: *stamp, value: value.cloned(), key: None });
+        }
+    }
+
+    fn end_walk(&mut self) {
+        self.phase = match self.sort {
+            Some((SortTarget::Value, _)) => Phase::Resolve(0),
+            Some(_) => {
+                self.sort_collected();
+                Phase::Emit
+            }
+            None => {
+                self.more = self.limit.is_some_and(|limit| self.matched > limit);
+                Phase::Done
+            }
+        };
+    }
+
+    fn sort_collected(&mut self) {
+        let Some((target, order)) = self.sort else { return };
+        let items = &mut self.collected;
+        let number = |found: &Found| match target {
+            SortTarget::Version => found.stamp.version,
+            SortTarget::Create => found.stamp.create_revision,
+            _ => found.stamp.revision.main,
+        };
+        match (target, order) {
+            (SortTarget::Key, _) => items.reverse(),
+            (SortTarget::Value, SortOrder::Descend) => items.sort_by(|a, b| sort_value(b).cmp(sort_value(a))),
+            (SortTarget::Value, _) => items.sort_by(|a, b| sort_value(a).cmp(sort_value(b))),
+            (_, SortOrder::Descend) => items.sort_by_key(|found| std::cmp::Reverse(number(found))),
+            (_, _) => items.sort_by_key(number),
+        }
+        if let Some(limit) = self.limit
+            && items.len() > limit
+        {
+            items.truncate(limit);
+            self.more = true;
+        }
+        self.sorted = std::mem::take(items).into_iter();
+    }
+
+    /// Moves the next sorted keys towards the reply.
+    fn emit_sorted(&mut self) {
+        for _ in 0..STEP_KEYS {
+            let Some(found) = self.sorted.next() else {
+                self.phase = Phase::Done;
+                return;
+            };
+            match &found.key {
+                Some(key) => append_index_only(key, &found.stamp, &mut self.kvs),
+                None => self.pending.push_back(found),
+            }
+        }
+    }
+
+    /// Fetches what is waited for. False if that needs the backend and it may not be used.
+    fn settle(&mut self, shared: &Shared, use_backend: bool) -> Result<bool, BackendError> {
+        while let Phase::Resolve(start) = self.phase {
+            let end = self.collected.len().min(start + STEP_KEYS);
+            if !fetch_values(shared, &mut self.collected[start..end], use_backend)? {
+                return Ok(false);
+            }
+            self.phase = Phase::Resolve(end);
+            if end == self.collected.len() {
+                self.sort_collected();
+                self.phase = Phase::Emit;
+            }
+        }
+        if self.pending.is_empty() {
+            return Ok(true);
+        }
+        if !fetch_values(shared, self.pending.make_contiguous(), use_backend)? {
+            return Ok(false);
+        }
+        for found in self.pending.drain(..) {
+            let value = found.value.as_deref().expect("just fetched");
+            append(self.projection, value, &mut self.kvs);
+        }
+        // A walk that ended with values pending is done only now; its phase says so already.
+        Ok(true)
+    }
+}
+
+fn sort_value(found: &Found) -> &[u8] {
+    let value = found.value.as_deref().expect("resolved before sorting");
+    KeyValueParts::parse(value).map_or(&[], |parts| parts.value)
+}
+
+/// Fills in missing values from the overlay and, if allowed, the backend. False if some are still missing.
+fn fetch_values(shared: &Shared, items: &mut [Found], use_backend: bool) -> Result<bool, BackendError> {
+    let mut absent = 0;
+    if items.iter().any(|found| found.value.is_none()) {
+        let overlay = shared.overlay.read();
+        for found in items.iter_mut().filter(|found| found.value.is_none()) {
+            found.value = overlay.value(found.stamp.revision);
+            absent += usize::from(found.value.is_none());
+        }
+    }
+    if absent == 0 || !use_backend {
+        return Ok(absent == 0);
+    }
+    shared.backend.read(&mut |transaction| {
+        for found in items.iter_mut().filter(|found| found.value.is_none()) {
+            let key = found.stamp.revision.to_key();
+            transaction.fetch(Bucket::Key, &key, &mut |value| found.value = Some(value.into()))?;
+            if found.value.is_none() {
+                return Err(missing(found.stamp.revision));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(true)
+}
+
+fn append(projection: Projection, value: &[u8], kvs: &mut Vec<u8>) {
+    match KeyValueParts::parse(value) {
+        Some(parts) if projection == Projection::WithoutValue => {
+            append_parts(&KeyValueParts { value: &[], ..parts }, kvs);
+        }
+        _ => put_frame(KVS_FIELD, value, kvs),
+    }
+}
+
+fn append_index_only(key: &[u8], stamp: &Stamp, kvs: &mut Vec<u8>) {
+    let parts = KeyValueParts {
+        key,
+        create_revision: stamp.create_revision,
+        mod_revision: stamp.revision.main,
+        version: stamp.version,
+        ..KeyValueParts::default()
+    };
+    append_parts(&parts, kvs);
+}
+
+fn append_parts(parts: &KeyValueParts<'_>, kvs: &mut Vec<u8>) {
+    kvs.push(KVS_FIELD << 3 | 2);
+    put_varint(parts.encoded_len() as u64, kvs);
+    parts.encode(kvs);
+}
