@@ -82,6 +82,9 @@ impl Url {
                 return fail("first path segment in URL cannot contain colon");
             }
         }
+        if let Some(reason) = invalid_host(host_and_port) {
+            return fail(&reason);
+        }
         if let Some(port) = invalid_port(host_and_port) {
             return fail(&format!("invalid port {} after host", quote(port)));
         }
@@ -201,11 +204,25 @@ fn split_scheme(text: &str) -> Result<(Option<&str>, &str), &'static str> {
     Ok((None, text))
 }
 
+/// Why the text before the port cannot be a host for Go's parser, if it cannot.
+fn invalid_host(host_and_port: &str) -> Option<String> {
+    if host_and_port.starts_with('[') && !host_and_port.contains(']') {
+        return Some("missing ']' in host".to_owned());
+    }
+    if let Some(index) = host_and_port.find('%').filter(|_| !host_and_port.starts_with('[')) {
+        let escape: String = host_and_port[index..].chars().take(3).collect();
+        return Some(format!("invalid URL escape {}", quote(&escape)));
+    }
+    let allowed = |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || "-_.~!$&'()*+,;=:[]<>\"%".contains(c);
+    let wrong = host_and_port.chars().find(|c| !allowed(*c))?;
+    Some(format!("invalid character {} in host name", quote(&wrong.to_string())))
+}
+
 /// The part that should be a port and is not, with its colon.
 fn invalid_port(host_and_port: &str) -> Option<&str> {
     let from = match host_and_port.rfind(']') {
         Some(bracket) => bracket + 1,
-        None => host_and_port.rfind(':')?,
+        None => host_and_port.find(':')?,
     };
     let port = &host_and_port[from..];
     if port.is_empty() {
@@ -259,6 +276,11 @@ mod tests {
             ("localhost:2379", "URL scheme must be http, https, unix, or unixs: localhost:2379"),
             ("127.0.0.1:2379", r#"parse "127.0.0.1:2379": first path segment in URL cannot contain colon"#),
             ("http://a:b", r#"parse "http://a:b": invalid port ":b" after host"#),
+            ("http://a b:1", r#"parse "http://a b:1": invalid character " " in host name"#),
+            ("http://[::1:1", r#"parse "http://[::1:1": missing ']' in host"#),
+            ("http://::1:1", r#"parse "http://::1:1": invalid port "::1:1" after host"#),
+            ("http://%zz:1", r#"parse "http://%zz:1": invalid URL escape "%zz""#),
+            ("http://[::1]1", r#"parse "http://[::1]1": invalid port "1" after host"#),
             ("://x", r#"parse "://x": missing protocol scheme"#),
             ("http://127.0.0.1", r#"URL address does not have the form "host:port": http://127.0.0.1"#),
             ("http://127.0.0.1:2379/x", "URL must not contain a path: http://127.0.0.1:2379/x"),

@@ -561,16 +561,14 @@ impl Config {
         if self.feature_gates.lease_checkpoint && !self.feature_gates.lease_checkpoint_persist {
             notices.push(Notice::new(
                 Level::Warn,
-                "Detected that checkpointing is enabled without persistence. Consider enabling feature gate \
-                 LeaseCheckpointPersist",
+                "LeaseCheckpoint is on without LeaseCheckpointPersist: a restart forgets the checkpoints",
                 Vec::new(),
             ));
         }
         if self.name == DEFAULT_NAME {
             notices.push(Notice::new(
                 Level::Warn,
-                "it isn't recommended to use default name, please set a value for --name. Note that etcd might run \
-                 into issue when multiple members have the same default name",
+                "the default name is in use; set --name, since the members of a cluster must have different names",
                 vec![("name", LogValue::text(&self.name))],
             ));
         }

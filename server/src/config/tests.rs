@@ -441,7 +441,7 @@ fn variables() {
 }
 
 #[test]
-fn notices_of_etcd() {
+fn notices_where_etcd_has_them() {
     let messages = |arguments: &str, environment: &[(&str, &str)]| -> Vec<String> {
         match parse(&words(arguments), &pairs(environment)) {
             Ok(Command::Serve { notices, .. }) => notices.into_iter().map(|notice| notice.message).collect(),
@@ -460,10 +460,9 @@ fn notices_of_etcd() {
         ]
     );
     assert!(
-        messages(&format!("{quiet} --feature-gates LeaseCheckpoint=true"), &[])[0]
-            .starts_with("Detected that checkpointing")
+        messages(&format!("{quiet} --feature-gates LeaseCheckpoint=true"), &[])[0].starts_with("LeaseCheckpoint is on")
     );
-    assert!(messages("--data-dir d", &[])[0].starts_with("it isn't recommended to use default name"));
+    assert!(messages("--data-dir d", &[])[0].starts_with("the default name is in use"));
 }
 
 #[test]

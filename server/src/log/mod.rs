@@ -149,7 +149,7 @@ impl Logger {
                     let opened: io::Result<File> = OpenOptions::new().append(true).create(true).open(path);
                     let file = opened.map_err(|error| {
                         let path = path.display().to_string();
-                        format!("open sink {}: open {path}: {error}", crate::urls::quote(&path))
+                        format!("open sink {}: open {path}: {}", crate::urls::quote(&path), go_text(&error))
                     })?;
                     Sink::Writer(Mutex::new(Box::new(file)))
                 }
@@ -205,6 +205,16 @@ impl Logger {
         let own = metadata.target().starts_with("kvorum");
         let traced = *metadata.level() == tracing::Level::TRACE;
         metadata.is_event() && !traced && level >= self.level && (own || level >= Level::Warn)
+    }
+}
+
+/// The texts of the usual errors as Go gives them.
+fn go_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "is a directory".to_owned(),
+        _ => error.to_string(),
     }
 }
 

@@ -167,6 +167,8 @@ fn files_are_appended_to_and_missing_folders_are_reported() {
     }
     assert_eq!(std::fs::read_to_string(&path).expect("it is there").lines().count(), 2);
     let missing = folder.path().join("none/log");
-    let config = LogConfig { outputs: vec![LogOutput::File(missing)], ..LogConfig::default() };
-    assert!(Logger::open(&config).err().expect("no folder").starts_with("open sink \""));
+    let config = LogConfig { outputs: vec![LogOutput::File(missing.clone())], ..LogConfig::default() };
+    let path = missing.display();
+    let expected = format!("open sink \"{path}\": open {path}: no such file or directory");
+    assert_eq!(Logger::open(&config).err(), Some(expected));
 }

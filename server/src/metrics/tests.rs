@@ -61,6 +61,10 @@ fn the_page_is_prometheus_text() {
     metrics.db_total_size_bytes.set(20_971_520);
     metrics.compact_revision.set(-1);
     metrics.grpc.unary(GrpcMethod::Put, GrpcCode::OK);
+    metrics.grpc.unary(GrpcMethod::Put, GrpcCode::from_number(3));
+    metrics.grpc.started(GrpcMethod::Watch);
+    metrics.grpc.sent(GrpcMethod::Watch);
+    metrics.grpc.received(GrpcMethod::Watch);
     metrics.grpc.handled(GrpcMethod::Watch, GrpcCode::CANCELED);
     metrics.note_health_check("readyz", "non_learner", true);
     metrics.note_health_check("readyz", "no such check", true);
@@ -80,9 +84,18 @@ fn the_page_is_prometheus_text() {
             r#"grpc_server_handled_total{grpc_code="Canceled",grpc_method="Watch",grpc_service="etcdserverpb.Watch",grpc_type="bidi_stream"}"#,
             1.0,
         ),
-        (r#"grpc_server_started_total{grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary"}"#, 1.0),
     ] {
         assert_eq!(samples.get(series), Some(&value), "{series}");
+    }
+    for (name, service, kind, counts) in [
+        ("Put", "KV", "unary", [2.0, 2.0, 1.0]),
+        ("Watch", "Watch", "bidi_stream", [1.0, 1.0, 1.0]),
+        ("Txn", "KV", "unary", [0.0, 0.0, 0.0]),
+    ] {
+        let series = format!(r#"{{grpc_method="{name}",grpc_service="etcdserverpb.{service}",grpc_type="{kind}"}}"#);
+        let found =
+            ["started", "msg_received", "msg_sent"].map(|what| samples[&format!("grpc_server_{what}_total{series}")]);
+        assert_eq!(found, counts, "{name}");
     }
     assert!(text.contains("etcd_mvcc_db_total_size_in_bytes 2.097152e+07\n"), "numbers are written as Go writes them");
     assert!(samples["process_resident_memory_bytes"] > 0.0);
