@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod event;
 pub mod revision;
+pub mod watch;
 
 pub use backend::{Backend, BackendError, Bucket, CommitBatch, Operation, ReadTransaction};
 pub use event::{Event, EventBatch, EventKind, Previous};
