@@ -280,7 +280,7 @@ impl<W> Member<W> {
         let change = decode_conf_change(data).map_err(|error| failure(position, error))?;
         let described = member_change(&change).map_err(|error| failure(position, error))?;
         // A change that the membership refuses is a no-op for raft too, as in etcd.
-        let accepted = self.writer.reader().members().check(&described).is_ok();
+        let accepted = self.writer.check_member_change(&described).is_ok();
         let conf_state = self
             .consensus
             .apply_conf_change(accepted.then_some(&change))

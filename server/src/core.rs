@@ -54,6 +54,8 @@ pub struct CoreConfig {
     pub max_txn_ops: usize,
     pub quota_bytes: Option<u64>,
     pub backend_batch_limit: usize,
+    /// Name, stage and state of each feature gate.
+    pub feature_gates: Vec<(&'static str, &'static str, bool)>,
 }
 
 pub struct Core {
@@ -77,7 +79,9 @@ pub struct Core {
     backend_size_bytes: AtomicU64,
     backend_in_use_bytes: AtomicU64,
     stopping: AtomicBool,
-    compacting: AtomicBool,
+    compactions_scheduled: AtomicU64,
+    compactions_finished: AtomicU64,
+    backend_commits: AtomicU64,
     failure: OnceLock<String>,
     /// Tells async tasks of a stop.
     stopped: watch::Sender<bool>,
@@ -86,7 +90,7 @@ pub struct Core {
     backend_wanted: Wanted,
     pub compaction_wanted: Wanted,
     /// Tells physical compactions that steps were made durable.
-    pub compaction_progress: Notify,
+    compaction_progress: Notify,
 }
 
 /// A flag that a thread sleeps on.
@@ -144,7 +148,9 @@ impl Core {
             backend_size_bytes: AtomicU64::new(0),
             backend_in_use_bytes: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
-            compacting: AtomicBool::new(false),
+            compactions_scheduled: AtomicU64::new(0),
+            compactions_finished: AtomicU64::new(0),
+            backend_commits: AtomicU64::new(0),
             failure: OnceLock::new(),
             stopped: watch::Sender::new(false),
             leases_changed: Notify::new(),
@@ -356,8 +362,7 @@ impl Core {
     /// Hands out replies: to the caller's own thread directly, to others through their mailboxes, once per turn.
     fn deliver(&self, turn: Turn<Waiter>, mut own: Option<(usize, &mut Vec<(SlotKey, Outcome)>)>) {
         if turn.compaction_scheduled {
-            self.compacting.store(true, Ordering::Release);
-            self.compaction_wanted.set();
+            self.schedule_compaction();
         }
         let mut mail: Vec<Vec<(SlotKey, Outcome)>> = Vec::new();
         for (waiter, outcome) in turn.replies {
@@ -457,20 +462,42 @@ impl Core {
         self.backend_in_use_bytes.store(in_use_bytes, Ordering::Relaxed);
     }
 
-    /// Waits until no compaction is under way and what it removed is durable.
+    /// Waits until the compactions scheduled so far are done and what they removed is durable.
     pub async fn wait_for_compaction(&self) {
-        while !self.is_stopping() && self.compacting.load(Ordering::Acquire) {
+        let scheduled = self.compactions_scheduled();
+        while !self.is_stopping() && self.compactions_finished() < scheduled {
             // A missed notification costs one interval, no more.
             let progress = self.compaction_progress.notified();
             drop(tokio::time::timeout(COMPACTION_CHECK, progress).await);
         }
     }
 
-    pub fn set_compacting(&self, compacting: bool) {
-        self.compacting.store(compacting, Ordering::Release);
-        if !compacting {
-            self.compaction_progress.notify_waiters();
-        }
+    pub fn compactions_scheduled(&self) -> u64 {
+        self.compactions_scheduled.load(Ordering::Acquire)
+    }
+
+    pub fn compactions_finished(&self) -> u64 {
+        self.compactions_finished.load(Ordering::Acquire)
+    }
+
+    /// The first `count` compactions are done.
+    pub fn finish_compactions(&self, count: u64) {
+        self.compactions_finished.store(count, Ordering::Release);
+        self.compaction_progress.notify_waiters();
+    }
+
+    /// A compaction is due: one was applied, or one was under way at the last stop.
+    pub fn schedule_compaction(&self) {
+        self.compactions_scheduled.fetch_add(1, Ordering::AcqRel);
+        self.compaction_wanted.set();
+    }
+
+    pub fn note_backend_commit(&self) {
+        self.backend_commits.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn backend_commits(&self) -> u64 {
+        self.backend_commits.load(Ordering::Acquire)
     }
 
     pub fn renew_lease(&self, id: i64) -> Renewal {

@@ -1,18 +1,39 @@
-//! The server of Kvorum as a library: what surrounds the core. In reading order: what an operator asked for
-//! (`config`), who this member is (`urls`, `ids`), what it says about itself (`log`, `metrics`), and the plain HTTP
-//! pages of the client port (`http1`).
+//! The server of Kvorum as a library: the shell that gives one member its network, disk, clock and threads.
 //!
-//! Nothing here decides what the cluster remembers: that is the core's. Nothing here may panic on input from outside.
+//! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
+//! itself ([`log`], [`metrics`]); how it starts and stops ([`start`], [`embed`]); the member behind its locks ([`core`])
+//! and its background threads ([`background`]); connection threads ([`worker`], [`connection`], [`socket`], [`grpc`]),
+//! the services they carry ([`services`], [`watch`]), and the plain HTTP pages ([`http1`]).
+//!
+//! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
 
+pub mod background;
 pub mod config;
+mod connection;
+pub mod core;
+pub mod embed;
+mod grpc;
+mod health;
 pub mod http1;
+mod http1_connection;
 pub mod ids;
+mod limits;
 pub mod log;
+mod mailbox;
 pub mod metrics;
+mod services;
+mod socket;
+pub mod start;
 pub mod urls;
+pub mod watch;
+mod worker;
+mod worker_thread;
 
 /// The release of etcd whose behaviour this server has on the wire, in its files and on its command line.
 pub const ETCD_VERSION: &str = "3.7.1";
+
+/// The version of the cluster and of its storage that this release brings about.
+pub const STORAGE_VERSION: &str = "3.7.0";
 
 /// Kvorum's own version.
 pub const KVORUM_VERSION: &str = env!("CARGO_PKG_VERSION");

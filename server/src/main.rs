@@ -5,8 +5,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use kvorum_server::config::{self, Command, Config, Failure, Notice};
-use kvorum_server::ids::to_hex;
+use kvorum_server::core::Core;
 use kvorum_server::log::{self, Level, LogConfig, Value};
+use kvorum_server::start::Running;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -50,21 +51,56 @@ fn serve(config: &Config, notices: &[Notice]) -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
     log::emit(Level::Info, "Running: ", &[("args", Value::List(arguments))]);
     log::emit(Level::Info, "starting an etcd server", &config.log_fields());
-    if config.member_dir().exists() {
-        return ExitCode::SUCCESS;
-    }
-    match config.bootstrap() {
-        Ok(bootstrap) => {
-            let ids = [("local-member-id", bootstrap.member_id), ("cluster-id", bootstrap.cluster_id)];
-            let fields = ids.map(|(name, id)| (name, Value::Text(to_hex(id))));
-            log::emit(Level::Info, "starting local member", &fields);
-            ExitCode::SUCCESS
-        }
+    match kvorum_server::start::start(config) {
+        Ok(running) => run(running),
         Err(error) => {
-            log::emit(Level::Fatal, "discovery failed", &[("error", Value::Text(error.to_string()))]);
+            log::emit(Level::Fatal, "failed to start", &[("error", Value::Text(error.to_string()))]);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Serves until a signal or a failure, then stops cleanly.
+fn run(mut running: Running) -> ExitCode {
+    let core = std::sync::Arc::clone(running.core());
+    let signals = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let signals = match signals {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log::emit(Level::Fatal, "cannot wait for signals", &[("error", Value::Text(error.to_string()))]);
+            return ExitCode::FAILURE;
+        }
+    };
+    signals.block_on(wait_for_end(&core));
+    running.stop();
+    match running.wait() {
+        Ok(()) => {
+            log::emit(Level::Info, "closed etcd server", &[]);
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            log::emit(Level::Fatal, "the member stopped", &[("error", Value::Text(reason))]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn wait_for_end(core: &Core) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut stop = core.watch_stop();
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        log::emit(Level::Warn, "cannot wait for signals", &[]);
+        return;
+    };
+    let name = tokio::select! {
+        _ = terminate.recv() => "terminated",
+        _ = interrupt.recv() => "interrupt",
+        _ = stop.wait_for(|stopping| *stopping) => return,
+    };
+    let signal = [("signal", Value::text(name))];
+    log::emit(Level::Info, "received signal; shutting down", &signal);
 }
 
 /// False when an output cannot be opened, which is then said on standard error.

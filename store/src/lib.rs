@@ -18,6 +18,7 @@ pub mod member;
 pub mod memory;
 pub mod reply;
 pub mod revision;
+pub mod watch;
 
 mod alarm;
 mod error;

@@ -535,6 +535,19 @@ impl Config {
         Ok(Bootstrap { member_id, cluster_id: ids::cluster_id(&[member_id]), peer_urls })
     }
 
+    /// The URLs told to clients: a port 0 becomes that of the socket listened on in its place.
+    pub fn advertised_client_urls(&self, listening: &[Url]) -> Vec<Url> {
+        let bound = |index: usize| listening.get(index).or(listening.first()).and_then(Url::port);
+        self.advertise_client_urls
+            .iter()
+            .enumerate()
+            .map(|(index, url)| match (url.port(), bound(index)) {
+                (Some(0), Some(port)) => url.with_port(port),
+                _ => url.clone(),
+            })
+            .collect()
+    }
+
     /// `<data-dir>/member`, where etcd keeps everything.
     pub fn member_dir(&self) -> PathBuf {
         self.data_dir.join("member")

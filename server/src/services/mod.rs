@@ -6,7 +6,7 @@ mod health;
 mod kv;
 mod lease;
 mod maintenance;
-mod watch;
+pub mod watch;
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -99,7 +99,7 @@ pub fn begin_stream(worker: &Rc<Worker>, call: Call, messages: MessageReader, re
 const READ_INDEX_RETRY: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Waits until a linearizable read may be served: this member knows a read index and has applied it.
-async fn linearize(core: &Core) -> Result<(), Status> {
+pub async fn linearize(core: &Core) -> Result<(), Status> {
     let deadline = Instant::now() + core.config.request_timeout;
     loop {
         if is_linearized(core) {

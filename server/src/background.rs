@@ -1,0 +1,272 @@
+//! The threads behind a member: the backend's commits and snapshots, the steps of compactions, automatic compaction.
+//! Each ends at a stop; none ever holds the member's locks across a disk call of its own but the log's, for the snapshot
+//! record.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kvorum_api::EtcdError;
+use kvorum_api::etcdserverpb::{CompactionRequest, InternalRaftRequest};
+use kvorum_api::raftpb::ConfState;
+use kvorum_disk::snap::{SnapDirectory, SnapshotFile};
+use kvorum_disk::wal::{self, WalSnapshot};
+use kvorum_disk::{FileSystem, LmdbBackend};
+use kvorum_node::member::Proposal;
+use kvorum_store::{Backend, Position};
+
+use crate::config::AutoCompaction;
+use crate::core::{Core, Waiter};
+
+/// Writes what was applied into the backend, and snapshots of the log's position.
+pub struct BackendThread {
+    pub core: Arc<Core>,
+    pub backend: Arc<LmdbBackend>,
+    pub interval: Duration,
+    pub snapshots: SnapshotPolicy,
+    /// Set once nothing more will be applied: the next commit is the last.
+    pub last: Arc<AtomicBool>,
+}
+
+/// When and where `.snap` files are written, and what is kept of them and of the log.
+pub struct SnapshotPolicy {
+    pub directory: SnapDirectory,
+    pub file_system: Arc<dyn FileSystem>,
+    pub wal_directory: PathBuf,
+    /// Entries between two snapshots.
+    pub count: u64,
+    pub snapshots_max: usize,
+    pub wals_max: usize,
+    /// Index of the newest snapshot.
+    pub newest: u64,
+}
+
+impl BackendThread {
+    pub fn run(mut self) {
+        loop {
+            let last = self.last.load(Ordering::Acquire);
+            if !last {
+                self.core.wait_for_backend_work(self.interval);
+            }
+            if let Err(reason) = self.commit() {
+                self.core.fail(reason);
+                return;
+            }
+            if last {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), String> {
+        let (batch, position, conf_state) = {
+            let mut state = self.core.state();
+            let batch = state.writer().take_commit();
+            (batch, state.writer().applied(), state.consensus().conf_state())
+        };
+        let Some(batch) = batch else {
+            self.core.note_backend_commit();
+            return Ok(());
+        };
+        let began = Instant::now();
+        self.backend.commit(&batch).map_err(|error| error.to_string())?;
+        self.core.metrics.backend_commit_seconds.observe_duration(began.elapsed());
+        self.core.reader.committed(batch.sequence);
+        let in_use = self.backend.size_in_use_bytes();
+        self.core.note_backend_size(self.backend.size_bytes(), in_use);
+        self.core.state().writer().set_backend_size(in_use);
+        self.core.note_backend_commit();
+        if position.index >= self.snapshots.newest + self.snapshots.count {
+            self.snapshot(position, conf_state)?;
+        }
+        Ok(())
+    }
+
+    /// The backend holds everything up to `position`; the log before it is no longer needed.
+    fn snapshot(&mut self, position: Position, conf_state: ConfState) -> Result<(), String> {
+        let file = SnapshotFile {
+            index: position.index,
+            term: position.term,
+            conf_state: conf_state.clone(),
+            data: Bytes::new(),
+        };
+        self.snapshots.directory.save(&file).map_err(|error| error.to_string())?;
+        let record = WalSnapshot { index: position.index, term: position.term, conf_state: Some(conf_state) };
+        {
+            let mut log = self.core.log();
+            log.save_snapshot(&record).map_err(|error| error.to_string())?;
+            log.release_to(position.index);
+        }
+        self.snapshots.newest = position.index;
+        tracing::info!(snapshot_index = position.index, "saved snapshot");
+        self.purge();
+        Ok(())
+    }
+
+    /// A file that cannot be removed is tried again after the next snapshot.
+    fn purge(&self) {
+        let policy = &self.snapshots;
+        let segments = wal::purge(&*policy.file_system, &policy.wal_directory, policy.wals_max);
+        let files = policy.directory.purge(policy.snapshots_max);
+        for result in [segments, files] {
+            match result {
+                Ok(removed) => {
+                    for path in removed {
+                        tracing::info!(path = %path.display(), "purged");
+                    }
+                }
+                Err(error) => tracing::warn!(error = %error, "failed to purge files"),
+            }
+        }
+    }
+}
+
+/// Steps of a compaction wait while more operations than this are on their way to the backend.
+const COMPACTION_BACKLOG_OPERATIONS_MAX: usize = 20_000;
+
+/// How long the compaction thread sleeps when nothing tells it of work.
+const COMPACTION_IDLE: Duration = Duration::from_secs(60);
+
+/// Runs scheduled compactions in steps, with pauses in which others have the store.
+pub fn run_compactions(core: &Core, batch_limit: usize, pause: Duration) {
+    loop {
+        core.compaction_wanted.wait(COMPACTION_IDLE);
+        if core.is_stopping() {
+            return;
+        }
+        let scheduled = core.compactions_scheduled();
+        let began = Instant::now();
+        let mut pauses = 0u32;
+        loop {
+            let step = core.state().writer().compaction_step(batch_limit);
+            match step {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => return core.fail(error.to_string()),
+            }
+            loop {
+                std::thread::sleep(pause);
+                pauses += 1;
+                if core.is_stopping() {
+                    return;
+                }
+                if core.state().writer().pending_operations() <= COMPACTION_BACKLOG_OPERATIONS_MAX {
+                    break;
+                }
+            }
+        }
+        // Two commits later everything that was removed is durable.
+        let commits = core.backend_commits();
+        while core.backend_commits() < commits + 2 && !core.is_stopping() {
+            core.want_backend_commit();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if scheduled > core.compactions_finished() {
+            core.finish_compactions(scheduled);
+            let milliseconds = began.elapsed().as_secs_f64() * 1_000.0;
+            core.metrics.compaction_total_milliseconds.observe(milliseconds);
+            tracing::info!(
+                compact_revision = core.reader.compact_revision(),
+                took_milliseconds = milliseconds,
+                pauses,
+                "finished scheduled compaction"
+            );
+        }
+    }
+}
+
+/// Time between automatic compactions by revision, as in etcd.
+const REVISION_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Periodic compaction runs at most once in this time, as in etcd.
+const PERIODIC_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
+/// Samples taken of the revision in one interval of periodic compaction, as in etcd.
+const SAMPLES_PER_INTERVAL: u32 = 10;
+
+/// Compacts by itself, as `--auto-compaction-mode` and `--auto-compaction-retention` say, until the stop.
+pub fn run_auto_compaction(core: &Core, mode: AutoCompaction) {
+    match mode {
+        AutoCompaction::Off => {}
+        AutoCompaction::Revision(keep) => {
+            let mut last = 0;
+            while sleep_unless_stopped(core, REVISION_INTERVAL) {
+                let revision = core.reader.revision() - keep;
+                if revision > 0 && revision != last && compact(core, revision) {
+                    last = revision;
+                }
+            }
+        }
+        AutoCompaction::Periodic(period) => run_periodic(core, period),
+    }
+}
+
+fn run_periodic(core: &Core, period: Duration) {
+    let interval = period.min(PERIODIC_INTERVAL_MAX);
+    let sample_interval = interval / SAMPLES_PER_INTERVAL;
+    if sample_interval.is_zero() {
+        return;
+    }
+    let kept = usize::try_from(period.as_nanos() / sample_interval.as_nanos()).unwrap_or(usize::MAX).max(1);
+    let mut samples: VecDeque<i64> = VecDeque::new();
+    let mut next = Instant::now() + period;
+    let mut last = 0;
+    loop {
+        samples.push_back(core.reader.revision());
+        while samples.len() > kept + 1 {
+            samples.pop_front();
+        }
+        if !sleep_unless_stopped(core, sample_interval) {
+            return;
+        }
+        let oldest = samples.front().copied().unwrap_or(0);
+        if Instant::now() >= next && oldest != last && compact(core, oldest) {
+            last = oldest;
+            next = Instant::now() + interval;
+        }
+    }
+}
+
+/// Proposes a compaction and waits. True when it is done, by us or by somebody before us.
+fn compact(core: &Core, revision: i64) -> bool {
+    tracing::info!(revision, "starting auto compaction");
+    let request = InternalRaftRequest {
+        compaction: Some(CompactionRequest { revision, physical: false }),
+        ..InternalRaftRequest::default()
+    };
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let (id, data) = core.state().number(request);
+    core.enqueue(std::iter::once(Proposal { id, data, waiter: Waiter::Channel(sender) }));
+    match receiver.blocking_recv() {
+        Ok(Ok(_) | Err(EtcdError::Compacted)) => {
+            tracing::info!(revision, "completed auto compaction");
+            true
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(revision, error = %error, "failed auto compaction");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// False when the stop came first.
+fn sleep_unless_stopped(core: &Core, time: Duration) -> bool {
+    let until = Instant::now() + time;
+    loop {
+        if core.is_stopping() {
+            return false;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        std::thread::sleep(left.min(STOP_CHECK));
+    }
+}
+
+/// How often sleeping threads look whether the member stops.
+const STOP_CHECK: Duration = Duration::from_millis(100);

@@ -1,0 +1,127 @@
+//! Watch: joins the HTTP/2 stream to the hub of its thread, and the hub to the store's history.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use kvorum_api::etcdserverpb::WatchRequest;
+use kvorum_api::{Code, EtcdError};
+use kvorum_store::event::key_of;
+use kvorum_store::{HistoryError, KvBytes, ReadError, Reader};
+
+use crate::core::Core;
+use crate::grpc::{MessageReader, Responder, Status, decode};
+use crate::metrics::{GrpcCode, GrpcMethod};
+use crate::watch::{
+    HeaderSource, HistoryFailure, HistoryFuture, HistorySource, HistoryWindow, PreviousRequest, StreamEnd,
+    serve_stream,
+};
+use crate::worker::Worker;
+
+/// The requests of a stream, decoded.
+struct Requests(MessageReader);
+
+impl Stream for Requests {
+    type Item = Result<WatchRequest, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_message(context).map(|message| message.map(|message| message.and_then(decode)))
+    }
+}
+
+/// Serves one Watch stream until the client is gone or the member stops.
+pub async fn serve(worker: &Rc<Worker>, messages: MessageReader, respond: Responder) {
+    let metrics = &worker.core.metrics;
+    metrics.grpc.started(GrpcMethod::Watch);
+    let Some(mut stream) = respond.stream() else { return };
+    let (outbox, mut receiver) = worker.hub.outbox();
+    let hub = Rc::clone(&worker.hub);
+    let service = tokio::task::spawn_local(serve_stream(hub, Requests(messages), outbox));
+    let mut stop = worker.core.watch_stop();
+    loop {
+        let frames = tokio::select! {
+            frames = poll_fn(|context| receiver.poll_next(context)) => frames,
+            () = poll_fn(|context| stream.poll_reset(context)) => {
+                metrics.grpc.handled(GrpcMethod::Watch, GrpcCode::CANCELED);
+                return;
+            }
+            _ = stop.wait_for(|stopping| *stopping) => return stream.finish(Err(EtcdError::Stopped.into())),
+        };
+        let Some(frames) = frames else { break };
+        metrics.client_sent_bytes_total.add(frames.len() as u64);
+        if !stream.send(frames).await {
+            metrics.grpc.handled(GrpcMethod::Watch, GrpcCode::CANCELED);
+            return;
+        }
+    }
+    drop(receiver);
+    let status = match service.await {
+        Ok(StreamEnd::RequestFailed(status)) if status.code == Code::Canceled => EtcdError::WatchCanceled.into(),
+        Ok(StreamEnd::RequestFailed(status)) => status,
+        Ok(StreamEnd::ReceiverGone) => EtcdError::WatchCanceled.into(),
+        Ok(StreamEnd::HistoryFailed(reason)) => Status::new(Code::Unavailable, reason),
+        Err(_) => EtcdError::Stopped.into(),
+    };
+    metrics.grpc.handled(GrpcMethod::Watch, GrpcCode::from_number(status.code as i32));
+    stream.finish(Err(status));
+}
+
+/// What the responses' headers say.
+pub struct CoreHeader(pub Arc<Core>);
+
+impl HeaderSource for CoreHeader {
+    fn cluster_id(&self) -> u64 {
+        self.0.config.cluster_id
+    }
+
+    fn member_id(&self) -> u64 {
+        self.0.config.member_id
+    }
+
+    fn raft_term(&self) -> u64 {
+        self.0.term()
+    }
+}
+
+/// The store's past, read on the thread's reader pool.
+pub struct StoreHistory(pub Reader);
+
+impl HistorySource for StoreHistory {
+    fn history(&self, from: i64, revisions_max: usize) -> HistoryFuture<HistoryWindow> {
+        let reader = self.0.clone();
+        read(move || match reader.history(from, revisions_max) {
+            Ok(history) => Ok(HistoryWindow { batches: history.batches, next: history.next }),
+            Err(HistoryError::Compacted(revision)) => Err(HistoryFailure::Compacted(revision)),
+            Err(HistoryError::Backend(error)) => Err(HistoryFailure::Backend(error.to_string())),
+        })
+    }
+
+    fn previous_values(&self, requests: Vec<PreviousRequest>) -> HistoryFuture<Vec<Option<KvBytes>>> {
+        let reader = self.0.clone();
+        read(move || requests.iter().map(|request| previous_value(&reader, request)).collect())
+    }
+}
+
+fn previous_value(reader: &Reader, request: &PreviousRequest) -> Result<Option<KvBytes>, HistoryFailure> {
+    if let Some(revision) = request.stored
+        && let Some(value) = reader.fetch(revision).map_err(|error| HistoryFailure::Backend(error.to_string()))?
+    {
+        return Ok(Some(value));
+    }
+    match reader.value_before(key_of(&request.kv), request.revision) {
+        Ok(value) => Ok(value),
+        // etcd leaves `prev_kv` out when it is compacted.
+        Err(ReadError::Compacted | ReadError::FutureRevision) => Ok(None),
+        Err(ReadError::Backend(error)) => Err(HistoryFailure::Backend(error.to_string())),
+    }
+}
+
+fn read<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, HistoryFailure> + Send + 'static,
+) -> HistoryFuture<T> {
+    let task = tokio::task::spawn_blocking(work);
+    Box::pin(async move { task.await.map_err(|error| HistoryFailure::Backend(error.to_string()))? })
+}
