@@ -18,9 +18,7 @@ use kvorum_store::{
 use prost::Message;
 use serde::Deserialize;
 
-use crate::consensus::{
-    Consensus, HardState, LogEntry, Persist, ReadIndex, Role, decode_conf_change,
-};
+use crate::consensus::{Consensus, HardState, LogEntry, Persist, ReadIndex, Role, decode_conf_change};
 use crate::lease_timers::{LeaseTimers, Renewal};
 use crate::limits::COMMIT_APPLY_GAP_MAX;
 use crate::request_ids::RequestIds;
@@ -163,10 +161,8 @@ impl<W> Member<W> {
         }
         let mut requests: Vec<Bytes> = Vec::new();
         for id in self.leases.take_expired(now) {
-            let request = InternalRaftRequest {
-                lease_revoke: Some(LeaseRevokeRequest { id }),
-                ..InternalRaftRequest::default()
-            };
+            let request =
+                InternalRaftRequest { lease_revoke: Some(LeaseRevokeRequest { id }), ..InternalRaftRequest::default() };
             requests.push(self.number(request).1);
         }
         let checkpoints = self.leases.take_checkpoints(now);
@@ -281,10 +277,8 @@ impl<W> Member<W> {
         let described = member_change(&change).map_err(|error| failure(position, error))?;
         // A change that the membership refuses is a no-op for raft too, as in etcd.
         let accepted = self.writer.check_member_change(&described).is_ok();
-        let conf_state = self
-            .consensus
-            .apply_conf_change(accepted.then_some(&change))
-            .map_err(|error| failure(position, error))?;
+        let conf_state =
+            self.consensus.apply_conf_change(accepted.then_some(&change)).map_err(|error| failure(position, error))?;
         let outcome = self.writer.apply_member_change(position, described, conf_state_json(&conf_state));
         assert_eq!(outcome.is_ok(), accepted, "the store and its check agree");
         Ok(())
@@ -325,12 +319,7 @@ fn member_change(change: &raftpb::ConfChange) -> Result<MemberChange, String> {
     Ok(match kind {
         raftpb::ConfChangeType::ConfChangeAddNode if context.is_promote => MemberChange::Promote { id },
         raftpb::ConfChangeType::ConfChangeAddNode | raftpb::ConfChangeType::ConfChangeAddLearnerNode => {
-            MemberChange::Add {
-                id,
-                name: context.name,
-                peer_urls: context.peer_urls,
-                learner: context.is_learner,
-            }
+            MemberChange::Add { id, name: context.name, peer_urls: context.peer_urls, learner: context.is_learner }
         }
         raftpb::ConfChangeType::ConfChangeRemoveNode => MemberChange::Remove { id },
         raftpb::ConfChangeType::ConfChangeUpdateNode => MemberChange::Update { id, peer_urls: context.peer_urls },
@@ -400,8 +389,7 @@ mod tests {
 
     #[test]
     fn conf_state_is_etcds_json_and_comes_back() {
-        let state =
-            raftpb::ConfState { voters: vec![1, 2], auto_leave: Some(false), ..raftpb::ConfState::default() };
+        let state = raftpb::ConfState { voters: vec![1, 2], auto_leave: Some(false), ..raftpb::ConfState::default() };
         let json = conf_state_json(&state);
         assert_eq!(json, br#"{"voters":[1,2],"auto_leave":false}"#);
         assert_eq!(conf_state_from_json(&json).expect("our own"), state);

@@ -14,9 +14,7 @@ use http::Request;
 use tokio::net::TcpStream;
 
 use crate::grpc::{MessageReader, Responder, Status, parse_timeout};
-use crate::limits::{
-    CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, STREAM_WINDOW_BYTES,
-};
+use crate::limits::{CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, STREAM_WINDOW_BYTES};
 use crate::metrics::GrpcMethod;
 use crate::services::{self, Call};
 use crate::socket::{GatheringSocket, gather};

@@ -335,12 +335,7 @@ impl Core {
         let entries: Vec<WalEntry<'_>> = persist
             .entries
             .iter()
-            .map(|entry| WalEntry {
-                entry_type: entry.kind,
-                term: entry.term,
-                index: entry.index,
-                data: &entry.data,
-            })
+            .map(|entry| WalEntry { entry_type: entry.kind, term: entry.term, index: entry.index, data: &entry.data })
             .collect();
         let hard_state = persist.hard_state.map(to_wal_hard_state);
         let appended = log.append(&entries, hard_state.as_ref())?;

@@ -94,18 +94,6 @@ impl Responder {
         drop(self.0.send_response(response, true));
     }
 
-    pub fn finish(self, result: Result<Bytes, Status>) {
-        match result {
-            Ok(frame) => self.reply(frame),
-            Err(status) => self.fail(&status),
-        }
-    }
-
-    /// Whether the caller reset the stream.
-    pub fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_reset(context).map(drop)
-    }
-
     /// Turns the call into a stream of replies.
     pub fn stream(mut self) -> Option<StreamResponder> {
         let stream = self.0.send_response(head(), false).ok()?;

@@ -88,8 +88,7 @@ fn run(mut running: Running) -> ExitCode {
 async fn wait_for_end(core: &Core) {
     use tokio::signal::unix::{SignalKind, signal};
     let mut stop = core.watch_stop();
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         log::emit(Level::Warn, "cannot wait for signals", &[]);
         return;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kvorum_api::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use kvorum_api::etcdserverpb::InternalRaftRequest;
+use kvorum_api::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use kvorum_api::raftpb;
 use kvorum_disk::lmdb::{LmdbBackend, LmdbOptions};
 use kvorum_disk::snap::SnapDirectory;
@@ -208,8 +208,8 @@ fn listen(urls: &[Url], config: &Config) -> Result<Vec<(Url, TcpListener)>, Star
                 .collect();
             let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
             let Some(address) = address else { return Err(StartError::new(&what, "no such host")) };
-            let listener =
-                worker_thread::bind(*address, config.socket_reuse_port).map_err(|error| StartError::new(&what, error))?;
+            let listener = worker_thread::bind(*address, config.socket_reuse_port)
+                .map_err(|error| StartError::new(&what, error))?;
             let port = listener.local_addr().map_err(|error| StartError::new(&what, error))?.port();
             Ok((url.with_port(port), listener))
         })
@@ -238,7 +238,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     }
     let file_system: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
     let lmdb_options = LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync };
-    let backend = LmdbBackend::open(&snapshot_directory.join("kvorum.lmdb"), lmdb_options)
+    let backend = LmdbBackend::open(&config.member_dir().join("backend"), lmdb_options)
         .map_err(|error| StartError::new("opening the backend", error))?;
     let backend = Arc::new(backend);
     let heartbeat = config.heartbeat_interval.as_millis();
@@ -271,8 +271,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         pre_vote: config.pre_vote,
         seed: start.metadata.node_id ^ unix_milliseconds(),
     };
-    let consensus =
-        Consensus::new(&consensus_config, start.start).map_err(|error| StartError::new("raft", error))?;
+    let consensus = Consensus::new(&consensus_config, start.start).map_err(|error| StartError::new("raft", error))?;
     let ids = Arc::new(RequestIds::new(start.metadata.node_id, unix_milliseconds()));
     let mut leases = LeaseTimers::new(config.feature_gates.lease_checkpoint);
     for lease in &restored.leases {
@@ -376,13 +375,11 @@ fn reopen_log(
         tracing::warn!(path = %path.display(), reason = %reason, "set a broken snapshot file aside");
     }
     let (from, conf_state) = match loaded.snapshot {
-        Some(file) => {
-            (WalSnapshot { index: file.index, term: file.term, conf_state: None }, file.conf_state)
-        }
+        Some(file) => (WalSnapshot { index: file.index, term: file.term, conf_state: None }, file.conf_state),
         None => (WalSnapshot::default(), raftpb::ConfState::default()),
     };
-    let (wal, recovered) = Wal::open(Arc::clone(file_system), directory, &from, wal_options(config))
-        .map_err(|error| failed(&error))?;
+    let (wal, recovered) =
+        Wal::open(Arc::clone(file_system), directory, &from, wal_options(config)).map_err(|error| failed(&error))?;
     if let Some(repair) = &recovered.repair {
         tracing::warn!(
             path = %repair.path.display(),

@@ -196,13 +196,8 @@ impl Worker {
     /// Fails calls whose time is over. Their entries may still be applied: the caller does not know, as with etcd.
     fn sweep(&self) {
         let now = Instant::now();
-        let overdue: Vec<usize> = self
-            .pending
-            .borrow()
-            .iter()
-            .filter(|(_, call)| call.deadline <= now)
-            .map(|(slot, _)| slot)
-            .collect();
+        let overdue: Vec<usize> =
+            self.pending.borrow().iter().filter(|(_, call)| call.deadline <= now).map(|(slot, _)| slot).collect();
         for slot in overdue {
             let call = self.pending.borrow_mut().remove(slot);
             self.finish(call.method, call.respond, Err(call.expired));

@@ -13,7 +13,9 @@ use tokio::task::LocalSet;
 use crate::config::Config;
 use crate::connection::{self, ConnectionConfig};
 use crate::core::Core;
-use crate::limits::{ACCEPT_PAUSE_MILLISECONDS, GRPC_OVERHEAD_BYTES, READER_THREADS_PER_WORKER, STOP_GRACE_MILLISECONDS};
+use crate::limits::{
+    ACCEPT_PAUSE_MILLISECONDS, GRPC_OVERHEAD_BYTES, READER_THREADS_PER_WORKER, STOP_GRACE_MILLISECONDS,
+};
 use crate::services::watch::{CoreHeader, StoreHistory};
 use crate::watch::{FRAGMENT_OVERHEAD_BYTES, WatchConfig};
 use crate::worker::Worker;

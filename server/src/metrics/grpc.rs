@@ -81,7 +81,6 @@ methods! {
     HealthWatch = "grpc.health.v1.Health" / "Watch" "server_stream";
 }
 
-
 /// gRPC's status codes, numbered as on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrpcCode(usize);

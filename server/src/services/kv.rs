@@ -12,10 +12,9 @@ use kvorum_store::{
     Progress, RangeCursor, ReadError, Reply, TxnStep, check_delete_range, check_put, check_range, check_txn,
     is_read_only, is_serializable_txn, quota_cost,
 };
-use prost::Message;
 
 use super::{Call, is_linearized, linearize, on_reader_pool, read_status};
-use crate::grpc::{PREFIX_LENGTH, Responder, Status, begin_frame, decode, finish_frame};
+use crate::grpc::{Responder, Status, begin_frame, decode, finish_frame};
 use crate::limits::RANGE_SLICE_BYTES;
 use crate::worker::{CallMeta, Worker};
 
@@ -224,15 +223,14 @@ fn reply(worker: &Rc<Worker>, call: Call, revision: i64, reply: &Reply, respond:
     let header = worker.core.header(revision);
     let mut frame = begin_frame(reply.encoded_len(&header));
     reply.encode(&header, &mut frame);
-    debug_assert!(frame.len() >= PREFIX_LENGTH);
     worker.finish(call.method, respond, Ok(finish_frame(frame)));
 }
-
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use kvorum_api::etcdserverpb::RequestHeader;
+    use prost::Message;
 
     #[test]
     fn wrapping_equals_encoding_the_whole_request() {

@@ -16,8 +16,7 @@ use crate::core::Core;
 use crate::grpc::{MessageReader, Responder, Status, decode};
 use crate::metrics::{GrpcCode, GrpcMethod};
 use crate::watch::{
-    HeaderSource, HistoryFailure, HistoryFuture, HistorySource, HistoryWindow, PreviousRequest, StreamEnd,
-    serve_stream,
+    HeaderSource, HistoryFailure, HistoryFuture, HistorySource, HistoryWindow, PreviousRequest, StreamEnd, serve_stream,
 };
 use crate::worker::Worker;
 
@@ -119,9 +118,7 @@ fn previous_value(reader: &Reader, request: &PreviousRequest) -> Result<Option<K
     }
 }
 
-fn read<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, HistoryFailure> + Send + 'static,
-) -> HistoryFuture<T> {
+fn read<T: Send + 'static>(work: impl FnOnce() -> Result<T, HistoryFailure> + Send + 'static) -> HistoryFuture<T> {
     let task = tokio::task::spawn_blocking(work);
     Box::pin(async move { task.await.map_err(|error| HistoryFailure::Backend(error.to_string()))? })
 }
