@@ -194,7 +194,7 @@ impl Scenario {
     /// Applies a request that passed its check, and tells what else should happen.
     fn write(&mut self, checked: Result<(), EtcdError>, request: InternalRaftRequest) -> String {
         if let Err(error) = checked {
-            return format!("refused: {}", etcd(error));
+            return etcd(error);
         }
         let mut text = match self.store.apply(request) {
             Ok(Applied { reply, revision }) => format!("{}\nrev={revision}", text::show_reply(&reply)),
@@ -215,7 +215,7 @@ impl Scenario {
 
     fn range(&mut self, request: &RangeRequest) -> String {
         if let Err(error) = check_range(request) {
-            return format!("refused: {}", etcd(error));
+            return etcd(error);
         }
         match self.store.range(request) {
             Ok(range) => format!("{}\nrev={}", text::show_range(&range), range.revision),
@@ -225,7 +225,7 @@ impl Scenario {
 
     fn txn(&mut self, txn: TxnRequest) -> String {
         if let Err(error) = check_txn(&txn, TXN_OPS_MAX) {
-            return format!("refused: {}", etcd(error));
+            return etcd(error);
         }
         if !is_read_only(&txn) {
             return self.write(Ok(()), InternalRaftRequest { txn: Some(txn), ..Default::default() });
