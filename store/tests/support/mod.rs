@@ -93,7 +93,7 @@ impl Harness {
     fn commit_as_configured(&mut self) {
         match self.commits {
             Commits::Eager => self.commit(),
-            Commits::Lagging if self.log.len() % 3 == 0 => {
+            Commits::Lagging if self.log.len().is_multiple_of(3) => {
                 self.take();
                 if self.in_flight.len() > 2 {
                     self.settle();
