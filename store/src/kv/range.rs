@@ -11,6 +11,7 @@ use bytes::Bytes;
 use kvorum_api::etcdserverpb::RangeRequest;
 use kvorum_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 
+use super::go_sort::go_sort;
 use super::index::{Index, Interval, IntervalEnd, KeyEntry, Stamp};
 use crate::backend::{BackendError, Bucket};
 use crate::error::ReadError;
@@ -397,10 +398,10 @@ impl Walk {
         };
         match (target, order) {
             (SortTarget::Key, _) => items.reverse(),
-            (SortTarget::Value, SortOrder::Descend) => items.sort_by(|a, b| sort_value(b).cmp(sort_value(a))),
-            (SortTarget::Value, _) => items.sort_by(|a, b| sort_value(a).cmp(sort_value(b))),
-            (_, SortOrder::Descend) => items.sort_by_key(|found| std::cmp::Reverse(number(found))),
-            (_, _) => items.sort_by_key(number),
+            (SortTarget::Value, SortOrder::Descend) => go_sort(items, |a, b| sort_value(b) < sort_value(a)),
+            (SortTarget::Value, _) => go_sort(items, |a, b| sort_value(a) < sort_value(b)),
+            (_, SortOrder::Descend) => go_sort(items, |a, b| number(b) < number(a)),
+            (_, _) => go_sort(items, |a, b| number(a) < number(b)),
         }
         if let Some(limit) = self.limit
             && items.len() > limit

@@ -1,0 +1,207 @@
+//! The scenario language: requests from lines of text, replies to text.
+
+use kvorum_api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use kvorum_api::etcdserverpb::range_request::{SortOrder, SortTarget};
+use kvorum_api::etcdserverpb::request_op::Request;
+use kvorum_api::etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use kvorum_api::mvccpb::KeyValue;
+use kvorum_store::{Header, OpReply, RangeReply, Reply};
+use prost::Message;
+
+/// `\0` is a zero byte, `-` alone is nothing.
+fn bytes(word: &str) -> prost::bytes::Bytes {
+    if word == "-" { Vec::new().into() } else { word.replace("\\0", "\0").into_bytes().into() }
+}
+
+pub fn show(bytes: &[u8]) -> String {
+    if bytes.is_empty() { "-".to_owned() } else { String::from_utf8_lossy(bytes).replace('\0', "\\0") }
+}
+
+fn number(word: &str) -> i64 {
+    word.parse().unwrap_or_else(|_| panic!("not a number: {word}"))
+}
+
+/// Splits words into positional ones and options (`name` or `name=value`, known names only).
+fn options<'a>(words: &[&'a str], known: &[&str]) -> (Vec<&'a str>, Vec<(&'a str, &'a str)>) {
+    let mut positional = Vec::new();
+    let mut found = Vec::new();
+    for word in words {
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        if known.contains(&name) { found.push((name, value)) } else { positional.push(*word) }
+    }
+    (positional, found)
+}
+
+pub fn put(words: &[&str]) -> PutRequest {
+    let (positional, options) = options(words, &["lease", "prev_kv", "ignore_value", "ignore_lease"]);
+    let mut request = PutRequest { key: bytes(positional[0]), ..PutRequest::default() };
+    request.value = positional.get(1).map(|word| bytes(word)).unwrap_or_default();
+    for (name, value) in options {
+        match name {
+            "lease" => request.lease = number(value),
+            "prev_kv" => request.prev_kv = true,
+            "ignore_value" => request.ignore_value = true,
+            _ => request.ignore_lease = true,
+        }
+    }
+    request
+}
+
+pub fn delete(words: &[&str]) -> DeleteRangeRequest {
+    let (positional, options) = options(words, &["prev_kv"]);
+    DeleteRangeRequest {
+        key: bytes(positional[0]),
+        range_end: positional.get(1).map(|word| bytes(word)).unwrap_or_default(),
+        prev_kv: !options.is_empty(),
+    }
+}
+
+pub fn range(words: &[&str]) -> RangeRequest {
+    let known = [
+        "limit",
+        "rev",
+        "sort",
+        "keys_only",
+        "count_only",
+        "min_mod",
+        "max_mod",
+        "min_create",
+        "max_create",
+        "serializable",
+    ];
+    let (positional, options) = options(words, &known);
+    let mut request = RangeRequest { key: bytes(positional[0]), ..RangeRequest::default() };
+    request.range_end = positional.get(1).map(|word| bytes(word)).unwrap_or_default();
+    for (name, value) in options {
+        match name {
+            "limit" => request.limit = number(value),
+            "rev" => request.revision = number(value),
+            "sort" => {
+                let (target, order) = value.split_once(':').unwrap_or((value, "NONE"));
+                request.sort_target = SortTarget::from_str_name(target).map_or(99, |target| target as i32);
+                request.sort_order = SortOrder::from_str_name(order).map_or(99, |order| order as i32);
+            }
+            "keys_only" => request.keys_only = true,
+            "count_only" => request.count_only = true,
+            "serializable" => request.serializable = true,
+            "min_mod" => request.min_mod_revision = number(value),
+            "max_mod" => request.max_mod_revision = number(value),
+            "min_create" => request.min_create_revision = number(value),
+            _ => request.max_create_revision = number(value),
+        }
+    }
+    request
+}
+
+/// `TARGET KEY [END] OP VALUE`, as in `version a = 0` or `value a z != x`.
+fn compare(words: &[&str]) -> Compare {
+    let (target, rest) = words.split_first().expect("a compare has a target");
+    let (value, rest) = rest.split_last().expect("a compare has a value");
+    let (op, keys) = rest.split_last().expect("a compare has an operator");
+    let (target, union) = match *target {
+        "version" => (CompareTarget::Version, TargetUnion::Version(number(value))),
+        "create" => (CompareTarget::Create, TargetUnion::CreateRevision(number(value))),
+        "mod" => (CompareTarget::Mod, TargetUnion::ModRevision(number(value))),
+        "lease" => (CompareTarget::Lease, TargetUnion::Lease(number(value))),
+        "value" => (CompareTarget::Value, TargetUnion::Value(bytes(value))),
+        other => panic!("unknown compare target {other}"),
+    };
+    let result = match *op {
+        "=" => CompareResult::Equal,
+        "!=" => CompareResult::NotEqual,
+        ">" => CompareResult::Greater,
+        "<" => CompareResult::Less,
+        other => panic!("unknown compare operator {other}"),
+    };
+    Compare {
+        result: result as i32,
+        target: target as i32,
+        key: bytes(keys[0]),
+        range_end: keys.get(1).map(|word| bytes(word)).unwrap_or_default(),
+        target_union: Some(union),
+    }
+}
+
+/// The lines below `txn`, each `if COMPARE`, `then OP` or `else OP`; those of a nested `txn` are indented further.
+pub fn txn(lines: &[&str]) -> TxnRequest {
+    let mut request = TxnRequest::default();
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut position = 0;
+    while position < lines.len() {
+        let line = lines[position];
+        let end = (position + 1..lines.len()).find(|&next| indent(lines[next]) <= indent(line)).unwrap_or(lines.len());
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let nested = &lines[position + 1..end];
+        match words[0] {
+            "if" => request.compare.push(compare(&words[1..])),
+            "then" => request.success.push(op(&words[1..], nested)),
+            "else" => request.failure.push(op(&words[1..], nested)),
+            other => panic!("unknown txn line {other}"),
+        }
+        position = end;
+    }
+    request
+}
+
+fn op(words: &[&str], nested: &[&str]) -> RequestOp {
+    let request = match words[0] {
+        "put" => Request::RequestPut(put(&words[1..])),
+        "del" => Request::RequestDeleteRange(delete(&words[1..])),
+        "range" => Request::RequestRange(range(&words[1..])),
+        "txn" => Request::RequestTxn(txn(nested)),
+        "none" => return RequestOp { request: None },
+        other => panic!("unknown operation {other}"),
+    };
+    RequestOp { request: Some(request) }
+}
+
+pub fn show_kv(kv: &[u8]) -> String {
+    let kv = KeyValue::decode(kv).expect("an encoded KeyValue");
+    let mut text =
+        format!("{}={} c{} m{} v{}", show(&kv.key), show(&kv.value), kv.create_revision, kv.mod_revision, kv.version);
+    if kv.lease != 0 {
+        text += &format!(" l{}", kv.lease);
+    }
+    text
+}
+
+pub fn show_range(range: &RangeReply) -> String {
+    let reply = Reply::Range(range.clone());
+    let mut out = Vec::new();
+    reply.encode(&Header::default(), &mut out);
+    let response = kvorum_api::etcdserverpb::RangeResponse::decode(out.as_slice()).expect("our encoding");
+    let mut text = String::new();
+    for kv in &response.kvs {
+        text += &format!("{}\n", show_kv(&kv.encode_to_vec()));
+    }
+    text + &format!("count={}{}", response.count, if response.more { " more" } else { "" })
+}
+
+/// A reply without its revision; nested ones indented.
+pub fn show_reply(reply: &Reply) -> String {
+    match reply {
+        Reply::Range(range) => show_range(range),
+        Reply::Put { previous: None } => "put".to_owned(),
+        Reply::Put { previous: Some(kv) } => format!("put, was {}", show_kv(kv)),
+        Reply::DeleteRange { deleted, previous } => {
+            let previous = previous.iter().map(|kv| format!("\nwas {}", show_kv(kv)));
+            format!("deleted={deleted}{}", previous.collect::<String>())
+        }
+        Reply::Txn(txn) => {
+            let mut text = if txn.succeeded { "succeeded".to_owned() } else { "failed".to_owned() };
+            for OpReply { revision, reply } in &txn.responses {
+                for (position, line) in show_reply(reply).lines().enumerate() {
+                    let mark = if position == 0 { format!("@{revision} ") } else { "  ".to_owned() };
+                    text += &format!("\n  {mark}{line}");
+                }
+            }
+            text
+        }
+        Reply::LeaseGrant { id, ttl_seconds } => format!("lease {id} ttl={ttl_seconds}"),
+        Reply::Alarm(alarms) => {
+            let list = alarms.iter().map(|alarm| format!("alarm {} member {}", alarm.alarm, alarm.member_id));
+            list.collect::<Vec<_>>().join("\n")
+        }
+        Reply::Empty | Reply::Compaction | Reply::LeaseRevoke | Reply::LeaseCheckpoint => "ok".to_owned(),
+    }
+}
