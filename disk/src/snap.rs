@@ -177,3 +177,6 @@ fn decode(contents: &[u8]) -> Result<SnapshotFile, String> {
         data: snapshot.data.unwrap_or_default(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! The backend on a real folder.
 
+#![allow(clippy::unwrap_used)]
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! The log against etcd's bytes, against a disk that forgets, and against damage.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -304,6 +306,25 @@ fn a_torn_tail_is_cut_off_and_kept_aside() {
     let (_, recovered) = open(&disk, WalOptions::default()).unwrap();
     assert_eq!(recovered.entries[1].data(), b"again");
     assert_eq!(recovered.repair, None);
+}
+
+/// The first sector of a torn batch may be missing while later ones are there: nothing of it may come back.
+#[test]
+fn leftovers_behind_the_end_are_cut_off() {
+    let disk = SimulatedFileSystem::new();
+    let mut wal = create(&disk, WalOptions::default());
+    wal.append(&[entry(1, 1, b"one")], None).unwrap();
+    let path = wal.segment_path().to_owned();
+    let end = wal.tail;
+    drop(wal);
+    disk.tamper(&path, |bytes| {
+        bytes.resize(300_000, 0);
+        bytes[299_000..].fill(7);
+    });
+    let (_, recovered) = open(&disk, WalOptions::default()).unwrap();
+    assert_eq!(contents(&recovered), [(1, 1, b"one".to_vec())]);
+    assert_eq!(recovered.repair, None);
+    assert_eq!(read(&disk, &path).len() as u64, end);
 }
 
 #[test]
