@@ -10,7 +10,7 @@ use kvorum_api::raftpb::ConfState;
 
 use super::{SnapDirectory, SnapError, SnapshotFile, decode, encode};
 use crate::WalSnapshot;
-use crate::file::SimulatedFileSystem;
+use crate::file::{FileSystem, SimulatedFileSystem};
 
 const DIRECTORY: &str = "/data/member/snap";
 
@@ -105,5 +105,9 @@ fn errors_name_the_file() {
     let error = files.save(&snapshot(1, 100)).unwrap_err().to_string();
     let path = "/data/member/snap/0000000000000001-0000000000000064.snap.tmp";
     assert_eq!(error, format!("snap: cannot sync {path}: simulated failure"));
+    let names = |disk: &SimulatedFileSystem| disk.list(Path::new(DIRECTORY)).unwrap();
+    assert_eq!(names(&disk).len(), 1);
+    directory(&disk);
+    assert_eq!(names(&disk).len(), 0, "what was left is removed at the next start");
     files.save(&snapshot(1, 100)).unwrap();
 }

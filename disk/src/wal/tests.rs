@@ -93,6 +93,28 @@ fn records_are_etcds_bytes() {
     assert!(holds(b"\x1a\x0c\x08\0\x10\x02\x18\x03\x22\x04data"));
 }
 
+/// Every kind of record, as drawn in docs/formats.md.
+#[test]
+fn the_drawn_bytes_are_written() {
+    let disk = SimulatedFileSystem::new();
+    let metadata = WalMetadata { node_id: 1, cluster_id: 2 };
+    let mut wal = Wal::create(Arc::new(disk.clone()), &directory(), metadata, WalOptions::default()).unwrap();
+    wal.append(&[entry(1, 1, b"data")], Some(&HardState { term: 1, vote: 1, commit: 0 })).unwrap();
+    wal.save_snapshot(&WalSnapshot { index: 1, term: 1, conf_state: Some(conf_state()) }).unwrap();
+    let written = read(&disk, wal.segment_path());
+    let drawn = [
+        "0400000000000084 0804100000000000",
+        "0e00000000000082 080110a9f6f0ac0c1a04080110020000",
+        "0e00000000000082 08051099cffffd0d1a04080010000000",
+        "1600000000000082 080210d7abf1cd021a0c0800100118012204646174610000",
+        "1000000000000000 080310bf93d2c3041a06080110011800",
+        "1400000000000084 080510a8e4b7fa021a0a080110011a040801280000000000",
+    ];
+    let drawn: String = drawn.concat().split_whitespace().collect();
+    let digits: String = written[..wal.tail as usize].iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(digits, drawn);
+}
+
 #[test]
 fn a_log_of_etcd_is_read() {
     let disk = SimulatedFileSystem::new();
@@ -211,6 +233,12 @@ fn a_gap_between_segments_is_refused() {
     let name = names(&disk)[1].clone();
     disk.remove_file(&directory().join(name)).unwrap();
     assert!(matches!(open(&disk, small_segments()), Err(WalOpenError::MissingSegment { .. })));
+}
+
+#[test]
+fn a_log_may_move_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Wal>();
 }
 
 #[test]
