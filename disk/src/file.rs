@@ -62,10 +62,6 @@ pub trait File: Send + Sync {
     /// Cuts the file, or extends it with zeros that take no space.
     fn set_length(&self, length: u64) -> io::Result<()>;
 
-    /// Asks the system for space up to `length` without writing it; the length grows with it. A file system that cannot
-    /// do so is no error.
-    fn preallocate(&self, length: u64) -> io::Result<()>;
-
     /// Makes contents and length durable (fdatasync). Says how long it took: the caller's batching depends on it, and a
     /// simulated disk has no clock.
     fn sync_data(&self) -> io::Result<Duration>;

@@ -319,3 +319,6 @@ impl ReadTransaction for Reader<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

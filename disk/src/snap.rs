@@ -14,6 +14,7 @@ use crate::file::{create_durable_directories, read_whole};
 use crate::{DiskError, FileSystem, OpenMode, WalSnapshot};
 
 const SUFFIX: &str = ".snap";
+const TEMPORARY_SUFFIX: &str = ".snap.tmp";
 
 /// The content of one `.snap` file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,9 +66,14 @@ pub struct SnapDirectory {
 }
 
 impl SnapDirectory {
-    /// Creates the folder if it is not there.
+    /// Creates the folder if it is not there, and removes what an interrupted [`Self::save`] left.
     pub fn open(file_system: Arc<dyn FileSystem>, directory: &Path) -> Result<Self, DiskError> {
         create_durable_directories(&*file_system, directory)?;
+        let names = file_system.list(directory).map_err(DiskError::at("list", directory))?;
+        for name in names.iter().filter(|name| name.ends_with(TEMPORARY_SUFFIX)) {
+            let path = directory.join(name);
+            file_system.remove_file(&path).map_err(DiskError::at("remove", &path))?;
+        }
         Ok(Self { file_system, directory: directory.to_owned() })
     }
 
@@ -177,3 +183,6 @@ fn decode(contents: &[u8]) -> Result<SnapshotFile, String> {
         data: snapshot.data.unwrap_or_default(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,20 +92,6 @@ impl File for RealFile {
         self.0.set_len(length)
     }
 
-    #[allow(unsafe_code)]
-    fn preallocate(&self, length: u64) -> io::Result<()> {
-        let length = libc::off_t::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        // SAFETY: the descriptor is open for as long as `self` lives, and the call takes no pointer.
-        if unsafe { libc::fallocate(self.0.as_raw_fd(), 0, 0, length) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP | libc::EINTR) => Ok(()),
-            _ => Err(error),
-        }
-    }
-
     fn sync_data(&self) -> io::Result<Duration> {
         let begin = Instant::now();
         self.0.sync_data()?;

@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+use kvorum_api::raftpb::EntryType;
 use kvorum_api::{etcdserverpb, raftpb, walpb};
 use prost::Message;
 use prost::encoding::decode_varint;
 
 use super::record::{
-    HardState, RawRecord, TYPE_CRC, TYPE_ENTRY, TYPE_METADATA, TYPE_SNAPSHOT, TYPE_STATE, WalMetadata, WalSnapshot,
+    HardState, RawRecord, TYPE_CRC, TYPE_ENTRY, TYPE_METADATA, TYPE_SNAPSHOT, TYPE_STATE, WalEntry, WalMetadata,
+    WalSnapshot,
 };
 use super::scan::{Scanner, Step, is_zero};
 use super::write::{Segment, Wal, WalOptions, WalStatistics};
@@ -23,8 +26,8 @@ pub struct Recovered {
     pub metadata: WalMetadata,
     /// The last one in the log; empty if there is none.
     pub hard_state: HardState,
-    /// All entries above the snapshot it was opened at, their indexes rising by one from there. Those above
-    /// `hard_state.commit` may still be replaced.
+    /// All entries above the snapshot it was opened at, their indexes rising by one from there; type, term and index are
+    /// always set. Those above `hard_state.commit` may still be replaced.
     pub entries: Vec<raftpb::Entry>,
     /// Set if the tail was torn.
     pub repair: Option<Repair>,
@@ -308,8 +311,8 @@ impl Reader {
     /// An entry replaces those from its index on that were written before it.
     fn accept_entry(&mut self, data: &[u8]) -> Result<(), CorruptReason> {
         let entry = decode_entry(data).ok_or(CorruptReason::Content)?;
-        self.last_index = entry.index();
-        let Some(above) = entry.index().checked_sub(self.from_index).filter(|above| *above > 0) else {
+        self.last_index = entry.index;
+        let Some(above) = entry.index.checked_sub(self.from_index).filter(|above| *above > 0) else {
             return Ok(());
         };
         let position = above - 1;
@@ -317,10 +320,10 @@ impl Reader {
             return Err(CorruptReason::EntryOrder);
         }
         self.entries.truncate(position as usize);
-        if self.entries.last().is_some_and(|before| before.term() > entry.term()) {
+        if self.entries.last().is_some_and(|before| before.term() > entry.term) {
             return Err(CorruptReason::EntryOrder);
         }
-        self.entries.push(entry);
+        self.entries.push(owned(&entry));
         Ok(())
     }
 
@@ -355,16 +358,30 @@ fn decode_state(mut data: &[u8]) -> Option<HardState> {
 }
 
 /// etcd 3.7 leaves out a type of zero. `None` also for what no member writes: an entry without term or index, of an
-/// unknown type, or a membership change without content.
-fn decode_entry(data: &[u8]) -> Option<raftpb::Entry> {
-    let mut entry = raftpb::Entry::decode(data).ok()?;
-    let entry_type = raftpb::EntryType::try_from(entry.r#type.unwrap_or_default()).ok()?;
-    if entry.term() == 0 || entry.index() == 0 {
-        return None;
+/// unknown type, or a membership change without content. Nothing is copied, since most entries of a log are only passed.
+fn decode_entry(mut data: &[u8]) -> Option<WalEntry<'_>> {
+    let (mut entry_type, mut term, mut index, mut content) = (0, 0, 0, &[][..]);
+    while let [tag, rest @ ..] = data {
+        data = rest;
+        let value = decode_varint(&mut data).ok()?;
+        match tag {
+            0x08 => entry_type = value,
+            0x10 => term = value,
+            0x18 => index = value,
+            0x22 => (content, data) = data.split_at_checked(usize::try_from(value).ok()?)?,
+            _ => return None,
+        }
     }
-    if entry_type != raftpb::EntryType::EntryNormal && entry.data().is_empty() {
-        return None;
+    let entry_type = EntryType::try_from(i32::try_from(entry_type).ok()?).ok()?;
+    let is_empty_change = entry_type != EntryType::EntryNormal && content.is_empty();
+    (term > 0 && index > 0 && !is_empty_change).then_some(WalEntry { entry_type, term, index, data: content })
+}
+
+fn owned(entry: &WalEntry<'_>) -> raftpb::Entry {
+    raftpb::Entry {
+        r#type: Some(entry.entry_type as i32),
+        term: Some(entry.term),
+        index: Some(entry.index),
+        data: (!entry.data.is_empty()).then(|| Bytes::copy_from_slice(entry.data)),
     }
-    entry.r#type = Some(entry_type as i32);
-    Some(entry)
 }
