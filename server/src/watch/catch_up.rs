@@ -219,7 +219,14 @@ impl CatchUp {
     }
 
     /// Matches batches until there are enough deliveries. Returns where it stopped.
-    fn match_batches(&mut self, group: usize, batches: &[EventBatch], start: usize, end: usize, enough: usize) -> usize {
+    fn match_batches(
+        &mut self,
+        group: usize,
+        batches: &[EventBatch],
+        start: usize,
+        end: usize,
+        enough: usize,
+    ) -> usize {
         let state = self.inner.state.borrow();
         let registry = &state.groups[group].registry;
         self.deliveries.clear();

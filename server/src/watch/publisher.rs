@@ -182,7 +182,12 @@ impl WatchPublisher {
 
     /// Makes the calling thread's hub. Must be called inside that thread's `LocalSet`, where the hub's tasks then run until
     /// the last handle to the hub is dropped.
-    pub fn attach(&self, config: WatchConfig, header: Rc<dyn HeaderSource>, history: Rc<dyn HistorySource>) -> Rc<WatchHub> {
+    pub fn attach(
+        &self,
+        config: WatchConfig,
+        header: Rc<dyn HeaderSource>,
+        history: Rc<dyn HistorySource>,
+    ) -> Rc<WatchHub> {
         let queue = Arc::new(ThreadQueue {
             active: AtomicBool::new(false),
             state: Mutex::default(),
@@ -216,5 +221,9 @@ fn weight(batches: &[EventBatch]) -> usize {
         kvorum_store::Previous::Known(kv) => kv.len(),
         _ => 0,
     };
-    batches.iter().flat_map(|batch| &batch.events).map(|event| event.kv.len() + previous(event) + size_of_val(event)).sum()
+    batches
+        .iter()
+        .flat_map(|batch| &batch.events)
+        .map(|event| event.kv.len() + previous(event) + size_of_val(event))
+        .sum()
 }

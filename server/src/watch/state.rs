@@ -30,7 +30,10 @@ pub(super) struct Group {
 /// Where a watcher is.
 #[derive(Clone, Copy)]
 enum Place {
-    Group { group: usize, slot: WatchSlot },
+    Group {
+        group: usize,
+        slot: WatchSlot,
+    },
     /// In its stream's `parked`.
     Parked,
 }

@@ -41,11 +41,8 @@ fn watch(watcher: u32, key: &[u8], end: WatchEnd) -> Watch {
 }
 
 fn batch(revision: i64, events: &[(EventKind, &[u8])]) -> EventBatch {
-    let events = events
-        .iter()
-        .zip(0..)
-        .map(|((kind, key), sub)| event(*kind, key, Revision::new(revision, sub)))
-        .collect();
+    let events =
+        events.iter().zip(0..).map(|((kind, key), sub)| event(*kind, key, Revision::new(revision, sub))).collect();
     EventBatch { revision, events }
 }
 
