@@ -52,6 +52,30 @@ fn a_stream_that_is_not_read_goes_to_history_and_comes_back() {
 }
 
 #[test]
+fn a_thread_has_one_budget_for_all_its_streams() {
+    run(|| async {
+        let limits = WatchLimits { thread_bytes: 20_000, outbox_bytes_floor: 500, ..WatchLimits::default() };
+        let world = World::new(WatchConfig { limits, ..WatchConfig::default() });
+        let mut clients: Vec<Client> = (0..10).map(|_| world.client()).collect();
+        for client in &mut clients {
+            client.watched(create("a")).await;
+        }
+        let value = "v".repeat(100);
+        for _ in 0..1000 {
+            world.put("a", &value);
+            tokio::task::yield_now().await;
+        }
+        let statistics = world.publisher.statistics();
+        assert!(statistics.pending_events < 200, "{statistics:?}");
+        assert_eq!(statistics.slow_watchers, 10);
+        for client in &mut clients {
+            assert_eq!(mod_revisions(&client.events(1000).await), (2..=1001).collect::<Vec<i64>>());
+        }
+        assert_eq!(world.publisher.statistics().slow_watchers, 0);
+    });
+}
+
+#[test]
 fn requests_are_not_read_while_the_outbox_is_full() {
     run(|| async {
         let world = World::new(small_limits());
