@@ -143,6 +143,36 @@ fn compaction_while_behind_cancels_and_the_stream_stays() {
     });
 }
 
+/// Found by chance: the queue ran over, the watcher that had not begun yet went to history with the others, and a compaction
+/// below its start canceled it.
+#[test]
+fn compaction_spares_a_watcher_that_begins_later() {
+    run(|| async {
+        let limits = WatchLimits { queue_batches: 5, ..WatchLimits::default() };
+        let world = World::new(WatchConfig { limits, ..WatchConfig::default() });
+        let mut client = world.client();
+        client.watched(create("a")).await;
+        for start_revision in [8, 15] {
+            client.watched(WatchCreateRequest { start_revision, ..create("a") }).await;
+        }
+        for _ in 0..10 {
+            world.put("a", "x");
+        }
+        world.store.lock().unwrap().compact_revision = 6;
+        let canceled = client.next().await;
+        assert_eq!((canceled.watch_id, canceled.compact_revision), (0, 6));
+        assert_eq!(mod_revisions(&client.events(4).await), [8, 9, 10, 11]);
+        for _ in 12..15 {
+            world.put("a", "y");
+            assert_eq!(client.next().await.watch_id, 1);
+        }
+        world.put("a", "z");
+        let mut both = [client.next().await.watch_id, client.next().await.watch_id];
+        both.sort_unstable();
+        assert_eq!(both, [1, 2]);
+    });
+}
+
 #[test]
 fn idle_watchers_hear_of_progress_and_busy_ones_do_not() {
     run(|| async {
