@@ -186,17 +186,25 @@ impl CatchUp {
             };
             self.deliver(window, slice.next, &previous);
             start = slice.end;
-            let mut state = self.inner.state.borrow_mut();
-            state.groups[group].position = slice.next;
-            if let Some(other) = state.by_position.remove(&slice.next) {
-                group = state.merge(group, other);
+            match self.move_on(group, slice.next, window.next) {
+                Turn::Over(group) => return Ok(group),
+                Turn::GoesOn(merged) => group = merged,
             }
-            let at_end = slice.next >= window.next || slice.next > state.delivered;
-            if at_end || state.groups[group].registry.is_empty() {
-                return Ok(group);
-            }
-            drop(state);
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// The group now needs `next`; whoever waits there joins it.
+    fn move_on(&self, mut group: usize, next: i64, window_next: i64) -> Turn {
+        let mut state = self.inner.state.borrow_mut();
+        state.groups[group].position = next;
+        if let Some(other) = state.by_position.remove(&next) {
+            group = state.merge(group, other);
+        }
+        if next >= window_next || next > state.delivered || state.groups[group].registry.is_empty() {
+            Turn::Over(group)
+        } else {
+            Turn::GoesOn(group)
         }
     }
 
@@ -230,11 +238,11 @@ impl CatchUp {
         let state = self.inner.state.borrow();
         let registry = &state.groups[group].registry;
         self.deliveries.clear();
-        for index in start..end {
+        for (index, batch) in batches.iter().enumerate().take(end).skip(start) {
             if self.deliveries.len() >= enough {
                 return index;
             }
-            registry.matches(&batches[index], u32::try_from(index).expect("a window is small"), &mut self.deliveries);
+            registry.matches(batch, u32::try_from(index).expect("a window is small"), &mut self.deliveries);
         }
         end
     }
@@ -284,6 +292,12 @@ impl CatchUp {
             }
         }
     }
+}
+
+/// Whether a group has more to receive from its window.
+enum Turn {
+    Over(usize),
+    GoesOn(usize),
 }
 
 /// A run of batches that are delivered together.

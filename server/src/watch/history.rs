@@ -45,6 +45,7 @@ pub trait HistorySource {
     /// `Previous::Known` counts.
     fn history(&self, from: i64, revisions_max: usize) -> HistoryFuture<HistoryWindow>;
 
-    /// One answer per request, in their order; `None` if there was no value or it is compacted.
+    /// One answer per request, in their order; `None` if there was no value or the revision before the event lies below the
+    /// compacted one, even if the value is still there: etcd then sends the event without it.
     fn previous_values(&self, requests: Vec<PreviousRequest>) -> HistoryFuture<Vec<Option<KvBytes>>>;
 }

@@ -410,14 +410,19 @@ impl State {
             progress_due: wants_progress.then_some(true),
             place: Place::Parked,
         });
-        if watch.minimum_revision >= next {
+        self.start(watch);
+        self.refresh_counters();
+    }
+
+    /// Puts a watcher where its first revision says.
+    fn start(&mut self, watch: Watch) {
+        let position = watch.minimum_revision;
+        if position > self.delivered {
             let synced = self.synced;
             self.place(watch, synced);
         } else {
-            let position = watch.minimum_revision;
             self.join(watch, position);
         }
-        self.refresh_counters();
     }
 
     /// Removes a watch by its id. False if the stream has none of this id.
@@ -441,9 +446,15 @@ impl State {
         self.watchers.remove(watcher as usize);
     }
 
-    /// Cancels all members of a group whose history was compacted away.
+    /// Cancels the members of a group whose history was compacted away, all but those that begin later.
     pub(super) fn cancel_compacted(&mut self, group: usize, compact_revision: i64) {
         while let Some(watch) = self.groups[group].registry.pop() {
+            // A watcher with a start in the future comes here with its thread's others when the queue ran over.
+            let begins = watch.minimum_revision;
+            if begins >= compact_revision && begins > self.groups[group].position {
+                self.start(watch);
+                continue;
+            }
             let watcher = self.watchers.remove(watch.watcher as usize);
             let stream = &mut self.streams[watcher.stream];
             stream.watches.insert(watcher.watch_id, WatchEntry::Compacted);
