@@ -1,0 +1,150 @@
+//! One watch stream of one server: sends requests, and sorts what arrives by watch id so that two servers can be compared
+//! although neither promises in which order the events of different watchers travel, nor how many events share a
+//! response. It checks on the way what a server promises about each response; breaches are kept as faults.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kvorum_api::{etcdserverpb as pb, mvccpb};
+use pb::watch_request::RequestUnion;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::compare::{Identity, anonymous_header};
+use crate::raw::Failure;
+
+/// Requests on their way to the server.
+const REQUESTS_BOUND: usize = 64;
+
+/// etcd's bound for the revisions in one response.
+const REVISIONS_IN_A_RESPONSE_MAX: usize = 1000;
+
+/// How long anything may take to arrive.
+pub const ARRIVAL: Duration = Duration::from_secs(20);
+
+/// The id of answers that speak for the whole stream.
+pub const NO_WATCH: i64 = -1;
+
+/// What arrived so far.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Answers to create requests, in order, without identifiers.
+    pub created: Vec<pb::WatchResponse>,
+    /// Cancellations by watch id, without identifiers.
+    pub canceled: BTreeMap<i64, Vec<pb::WatchResponse>>,
+    /// Events by watch id, in order.
+    pub events: BTreeMap<i64, Vec<mvccpb::Event>>,
+    /// Revisions of progress answers for the whole stream.
+    pub progress: Vec<i64>,
+    /// Broken promises.
+    pub faults: Vec<String>,
+    /// Why the stream ended, if it did.
+    pub ended: Option<Option<Failure>>,
+    announced: BTreeSet<i64>,
+}
+
+/// An open watch stream.
+#[derive(Debug)]
+pub struct WatchStream {
+    requests: mpsc::Sender<pb::WatchRequest>,
+    seen: watch::Receiver<Seen>,
+}
+
+impl WatchStream {
+    /// Opens a stream; what arrives is followed by a task until the stream ends.
+    pub fn open(channel: &Channel, identity: Identity) -> WatchStream {
+        let (requests, receiver) = mpsc::channel(REQUESTS_BOUND);
+        let (sender, seen) = watch::channel(Seen::default());
+        let mut client = pb::watch_client::WatchClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+        tokio::spawn(async move {
+            let ended = match client.watch(ReceiverStream::new(receiver)).await {
+                Err(status) => Some(status.into()),
+                Ok(responses) => {
+                    let mut responses = responses.into_inner();
+                    loop {
+                        match responses.next().await {
+                            Some(Ok(response)) => sender.send_modify(|seen| seen.take(response, identity)),
+                            Some(Err(status)) => break Some(status.into()),
+                            None => break None,
+                        }
+                    }
+                }
+            };
+            sender.send_modify(|seen| seen.ended = Some(ended));
+        });
+        WatchStream { requests, seen }
+    }
+
+    /// Asks for a watch.
+    pub async fn create(&self, request: pb::WatchCreateRequest) {
+        self.request(RequestUnion::CreateRequest(request)).await;
+    }
+
+    /// Cancels a watch.
+    pub async fn cancel(&self, watch_id: i64) {
+        self.request(RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id })).await;
+    }
+
+    /// Asks for progress of the whole stream.
+    pub async fn progress(&self) {
+        self.request(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})).await;
+    }
+
+    /// What arrived so far.
+    pub fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// Waits until what arrived satisfies `condition`. False when the stream ends or `limit` passes before that.
+    pub async fn wait(&self, limit: Duration, mut condition: impl FnMut(&Seen) -> bool) -> bool {
+        let mut receiver = self.seen.clone();
+        let satisfied = receiver.wait_for(|seen| seen.ended.is_some() || condition(seen));
+        let in_time = matches!(tokio::time::timeout(limit, satisfied).await, Ok(Ok(_)));
+        in_time && condition(&self.seen.borrow())
+    }
+
+    async fn request(&self, union: RequestUnion) {
+        // A stream that ended takes no requests; the waits for the answers report it.
+        self.requests.send(pb::WatchRequest { request_union: Some(union) }).await.ok();
+    }
+}
+
+impl Seen {
+    fn take(&mut self, mut response: pb::WatchResponse, identity: Identity) {
+        let revision = response.header.map_or(0, |header| header.revision);
+        match &mut response.header {
+            Some(header) => anonymous_header(header, identity),
+            None => self.faults.push(format!("a response without header: {response:?}")),
+        }
+        let id = response.watch_id;
+        if response.created {
+            self.announced.insert(id);
+            self.created.push(response);
+        } else if response.canceled {
+            self.canceled.entry(id).or_default().push(response);
+        } else if response.events.is_empty() {
+            self.progress.push(revision);
+        } else {
+            self.take_events(id, revision, response.events);
+        }
+    }
+
+    fn take_events(&mut self, id: i64, revision: i64, events: Vec<mvccpb::Event>) {
+        if !self.announced.contains(&id) {
+            self.faults.push(format!("watch {id}: events before its creation was announced"));
+        }
+        let revisions: Vec<i64> = events.iter().map(|event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision)).collect();
+        if !revisions.is_sorted() {
+            self.faults.push(format!("watch {id}: revisions out of order in one response: {revisions:?}"));
+        }
+        if revisions.last().is_some_and(|&last| last > revision) {
+            self.faults.push(format!("watch {id}: header revision {revision} is behind its events {revisions:?}"));
+        }
+        if revisions.iter().collect::<BTreeSet<_>>().len() > REVISIONS_IN_A_RESPONSE_MAX {
+            self.faults.push(format!("watch {id}: more than {REVISIONS_IN_A_RESPONSE_MAX} revisions in one response"));
+        }
+        self.events.entry(id).or_default().extend(events);
+    }
+}
