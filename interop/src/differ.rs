@@ -27,7 +27,7 @@ const WATCHERS_MAX: usize = 12;
 const PROGRESS_RETRY: Duration = Duration::from_millis(50);
 
 /// Longest request or reply shown in a report, in bytes of its text.
-const SHOWN_MAX: usize = 6000;
+const SHOWN_MAX: usize = 4000;
 
 /// One of the two servers.
 #[derive(Debug)]
@@ -76,8 +76,6 @@ pub struct Differ {
     right: Side,
     generator: Generator,
     live: Vec<BTreeSet<i64>>,
-    /// How many events of a watch were compared.
-    compared: BTreeMap<(usize, i64), usize>,
     /// The revision a watch was known to have everything up to.
     floors: BTreeMap<(usize, i64), i64>,
     summary: Summary,
@@ -91,7 +89,6 @@ impl Differ {
             right,
             generator: Generator::new(seed),
             live: vec![BTreeSet::new(); WATCH_STREAMS],
-            compared: BTreeMap::new(),
             floors: BTreeMap::new(),
             summary: Summary::default(),
         }
@@ -112,7 +109,7 @@ impl Differ {
             self.settle().await.map_err(|difference| self.located(&"the end of a batch", &difference))?;
             self.between_batches().await.map_err(|difference| self.located(&"between batches", &difference))?;
         }
-        Ok(self.summary)
+        Ok(Summary { revision: self.generator.revision, ..self.summary })
     }
 
     fn located(&self, what: &dyn std::fmt::Debug, difference: &str) -> String {
@@ -134,6 +131,11 @@ impl Differ {
         if let Some(difference) = difference(call, &left, &right) {
             let (left_name, right_name) = (&self.left.name, &self.right.name);
             return Err(format!("{difference}\n{left_name}: {}\n{right_name}: {}", shown(&left), shown(&right)));
+        }
+        if let Err(failure) = &left
+            && failure.code == tonic::Code::Unavailable
+        {
+            return Err(format!("both sides are gone: {failure:?}"));
         }
         match &left {
             // Members have no revision; a keepalive's is from before it.
@@ -173,7 +175,8 @@ impl Differ {
         for side in [&self.left, &self.right] {
             let arrived = side.streams[stream].wait(ARRIVAL, |seen| seen.created.len() >= count).await;
             if !arrived {
-                return Err(format!("{}: no created answer: {}", side.name, shown(&side.streams[stream].seen())));
+                let ended = side.streams[stream].seen().ended;
+                return Err(format!("{}: no created answer; the stream ended: {ended:?}", side.name));
             }
         }
         let created = |side: &Side| side.streams[stream].seen().created[count - 1].clone();
@@ -213,7 +216,7 @@ impl Differ {
                 self.await_progress(stream, revision).await?;
             }
             self.await_equality(stream).await?;
-            self.check_floors(stream, revision)?;
+            self.raise_floors(stream, revision);
         }
         Ok(())
     }
@@ -225,8 +228,8 @@ impl Differ {
                 last.and_then(|event| event.kv.as_ref()).is_some_and(|kv| kv.mod_revision >= revision)
             };
             if !side.streams[stream].wait(ARRIVAL, marked).await {
-                let seen = shown(&side.streams[stream].seen());
-                return Err(format!("{}: stream {stream} never saw the marker at {revision}: {seen}", side.name));
+                let ended = side.streams[stream].seen().ended;
+                return Err(format!("{}: stream {stream} never saw the marker at {revision}; ended: {ended:?}", side.name));
             }
         }
         Ok(())
@@ -301,11 +304,7 @@ impl Differ {
         loop {
             let (left, right) = (self.left.streams[stream].seen(), self.right.streams[stream].seen());
             let Some(difference) = self.stream_difference(stream, &left, &right) else {
-                for (&id, events) in &left.events {
-                    let counted = self.compared.insert((stream, id), events.len()).unwrap_or(0);
-                    self.summary.events += events.len() - counted;
-                }
-                return Ok(());
+                return self.forget_equal(stream, &left);
             };
             if tokio::time::Instant::now() > deadline || !left.faults.is_empty() || !right.faults.is_empty() {
                 return Err(format!("stream {stream}: {difference}"));
@@ -339,14 +338,12 @@ impl Differ {
         }
         let ids: BTreeSet<i64> = left.events.keys().chain(right.events.keys()).copied().collect();
         for id in ids {
-            let compared = self.compared.get(&(stream, id)).copied().unwrap_or(0);
-            let left = left.events.get(&id).map_or(&[][..], |events| &events[compared..]);
-            let right = right.events.get(&id).map_or(&[][..], |events| &events[compared..]);
+            let left = left.events.get(&id).map_or(&[][..], Vec::as_slice);
+            let right = right.events.get(&id).map_or(&[][..], Vec::as_slice);
             if left != right {
                 let first = left.iter().zip(right).take_while(|(left, right)| left == right).count();
                 return Some(format!(
-                    "watch {id}: events differ from number {}\n{}: {} more, {}\n{}: {} more, {}",
-                    compared + first,
+                    "watch {id}: events differ from number {first}\n{}: {} more, {}\n{}: {} more, {}",
                     names.0,
                     left.len() - first,
                     shown(&left.get(first)),
@@ -359,19 +356,34 @@ impl Differ {
         None
     }
 
-    /// A watch that was known to have everything up to a revision must not get older events afterwards.
-    fn check_floors(&mut self, stream: usize, revision: i64) -> Result<(), String> {
-        let seen = self.right.streams[stream].seen();
-        for &id in &self.live[stream] {
-            let events = seen.events.get(&id).map_or(&[][..], Vec::as_slice);
-            let floor = self.floors.insert((stream, id), revision).unwrap_or(0);
-            let revisions: Vec<i64> = events.iter().map(mod_revision).collect();
-            let late = revisions.windows(2).find(|pair| pair[1] < pair[0] && pair[1] <= floor);
-            if let Some(late) = late {
-                return Err(format!("stream {stream}, watch {id}: {late:?} after everything to {floor} had arrived"));
+    /// Drops events that both sides received, after checking them: a watch that was known to have everything up to a
+    /// revision must not get older events afterwards.
+    fn forget_equal(&mut self, stream: usize, seen: &Seen) -> Result<(), String> {
+        for (&id, events) in &seen.events {
+            let floor = self.floors.get(&(stream, id)).copied().unwrap_or(0);
+            let mut previous = floor;
+            for event in events {
+                let revision = mod_revision(event);
+                if revision < previous || revision == floor {
+                    return Err(format!("stream {stream}, watch {id}: revision {revision} after {previous}"));
+                }
+                previous = revision;
             }
+            self.floors.insert((stream, id), previous);
+            self.summary.events += events.len();
+        }
+        let counts = seen.events.iter().map(|(&id, events)| (id, events.len())).collect();
+        for side in [&self.left, &self.right] {
+            side.streams[stream].forget(&counts);
         }
         Ok(())
+    }
+
+    /// Every live watch of a settled stream has everything up to `revision`.
+    fn raise_floors(&mut self, stream: usize, revision: i64) {
+        for &id in &self.live[stream] {
+            self.floors.insert((stream, id), revision);
+        }
     }
 
     /// What must not overlap with watchers that are behind: cancellations and compactions.

@@ -17,8 +17,9 @@ const READY_SECONDS: u64 = 60;
 /// How often other ports are tried when a chosen one was taken meanwhile.
 const START_ATTEMPTS: usize = 5;
 
-/// Lines of the log shown when a test fails.
-const LOG_LINES_SHOWN: usize = 40;
+/// Lines of the log shown when a test fails, and characters of each.
+const LOG_LINES_SHOWN: usize = 10;
+const LOG_CHARACTERS_SHOWN: usize = 400;
 
 /// What etcd logs once it serves.
 const READY_LINE: &str = "ready to serve client requests";
@@ -194,7 +195,7 @@ fn follow(lines: impl BufRead + Send + 'static, folder: &Path, mark: &'static st
 
 fn log_tail(folder: &Path) -> String {
     let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
-    let lines: Vec<&str> = log.lines().collect();
+    let lines: Vec<String> = log.lines().map(|line| line.chars().take(LOG_CHARACTERS_SHOWN).collect()).collect();
     lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
 }
 

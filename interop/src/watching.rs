@@ -3,6 +3,7 @@
 //! response. It checks on the way what a server promises about each response; breaches are kept as faults.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -34,7 +35,7 @@ pub struct Seen {
     pub created: Vec<pb::WatchResponse>,
     /// Cancellations by watch id, without identifiers.
     pub canceled: BTreeMap<i64, Vec<pb::WatchResponse>>,
-    /// Events by watch id, in order.
+    /// Events by watch id, in order, since they were last forgotten.
     pub events: BTreeMap<i64, Vec<mvccpb::Event>>,
     /// Revisions of progress answers for the whole stream.
     pub progress: Vec<i64>,
@@ -49,14 +50,15 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct WatchStream {
     requests: mpsc::Sender<pb::WatchRequest>,
-    seen: watch::Receiver<Seen>,
+    seen: Arc<watch::Sender<Seen>>,
 }
 
 impl WatchStream {
     /// Opens a stream; what arrives is followed by a task until the stream ends.
     pub fn open(channel: &Channel, identity: Identity) -> WatchStream {
         let (requests, receiver) = mpsc::channel(REQUESTS_BOUND);
-        let (sender, seen) = watch::channel(Seen::default());
+        let seen = Arc::new(watch::Sender::new(Seen::default()));
+        let sender = Arc::clone(&seen);
         let mut client = pb::watch_client::WatchClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
         tokio::spawn(async move {
             let ended = match client.watch(ReceiverStream::new(receiver)).await {
@@ -97,9 +99,20 @@ impl WatchStream {
         self.seen.borrow().clone()
     }
 
+    /// Forgets the first events of each watch, as many as `counts` says.
+    pub fn forget(&self, counts: &BTreeMap<i64, usize>) {
+        self.seen.send_modify(|seen| {
+            for (id, &count) in counts {
+                if let Some(events) = seen.events.get_mut(id) {
+                    events.drain(..count.min(events.len()));
+                }
+            }
+        });
+    }
+
     /// Waits until what arrived satisfies `condition`. False when the stream ends or `limit` passes before that.
     pub async fn wait(&self, limit: Duration, mut condition: impl FnMut(&Seen) -> bool) -> bool {
-        let mut receiver = self.seen.clone();
+        let mut receiver = self.seen.subscribe();
         let satisfied = receiver.wait_for(|seen| seen.ended.is_some() || condition(seen));
         let in_time = matches!(tokio::time::timeout(limit, satisfied).await, Ok(Ok(_)));
         in_time && condition(&self.seen.borrow())
