@@ -47,7 +47,7 @@ pub struct Member {
 impl Member {
     /// Starts `binary` in a new folder with etcd's flags `arguments` besides those for name, folder and addresses.
     pub fn start(kind: Kind, binary: &Path, arguments: &[&str]) -> Result<Member, String> {
-        let folder = TempDir::new().map_err(|error| error.to_string())?;
+        let folder = TempDir::with_prefix("kvorum-interop-").map_err(|error| error.to_string())?;
         let mut last = String::new();
         for _ in 0..START_ATTEMPTS {
             let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
