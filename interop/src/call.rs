@@ -25,7 +25,11 @@ pub enum Call {
     Alarm(pb::AlarmRequest),
     Status,
     /// Any message to any method, compared byte for byte without the header.
-    Bytes { path: &'static str, body: Bytes, what: &'static str },
+    Bytes {
+        path: &'static str,
+        body: Bytes,
+        what: &'static str,
+    },
 }
 
 /// A reply of the same name; `Opaque` holds what follows the header in the reply to [`Call::Bytes`].

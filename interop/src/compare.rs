@@ -150,7 +150,9 @@ fn equal_up_to_ties(
     };
     let descending = request.sort_order == SortOrder::Descend as i32;
     let in_order = |kvs: &[mvccpb::KeyValue]| {
-        kvs.windows(2).all(|pair| if descending { value(&pair[0]) >= value(&pair[1]) } else { value(&pair[0]) <= value(&pair[1]) })
+        kvs.windows(2).all(|pair| {
+            if descending { value(&pair[0]) >= value(&pair[1]) } else { value(&pair[0]) <= value(&pair[1]) }
+        })
     };
     if !in_order(left) || left.iter().zip(right).any(|(left, right)| value(left) != value(right)) {
         return false;
@@ -185,12 +187,16 @@ fn txn_difference(request: &pb::TxnRequest, left: &pb::TxnResponse, right: &pb::
     for (index, (left, right)) in left.responses.iter().zip(&right.responses).enumerate() {
         let request = branch.get(index).and_then(|operation| operation.request.as_ref());
         let different = match (request, &left.response, &right.response) {
-            (Some(Request::RequestRange(request)), Some(Response::ResponseRange(left)), Some(Response::ResponseRange(right))) => {
-                range_difference(request, left, right)
-            }
-            (Some(Request::RequestTxn(request)), Some(Response::ResponseTxn(left)), Some(Response::ResponseTxn(right))) => {
-                txn_difference(request, left, right)
-            }
+            (
+                Some(Request::RequestRange(request)),
+                Some(Response::ResponseRange(left)),
+                Some(Response::ResponseRange(right)),
+            ) => range_difference(request, left, right),
+            (
+                Some(Request::RequestTxn(request)),
+                Some(Response::ResponseTxn(left)),
+                Some(Response::ResponseTxn(right)),
+            ) => txn_difference(request, left, right),
             _ => (left != right).then_some("a response in the transaction differs"),
         };
         if different.is_some() {
@@ -277,7 +283,10 @@ mod tests {
     #[test]
     fn differences_inside_transactions_are_seen() {
         let inner = |version| pb::ResponseOp {
-            response: Some(Response::ResponseRange(pb::RangeResponse { kvs: vec![key("a", version)], ..Default::default() })),
+            response: Some(Response::ResponseRange(pb::RangeResponse {
+                kvs: vec![key("a", version)],
+                ..Default::default()
+            })),
         };
         let nested = |version| {
             let txn = pb::TxnResponse { succeeded: true, responses: vec![inner(version)], ..Default::default() };

@@ -182,7 +182,10 @@ impl Differ {
         let created = |side: &Side| side.streams[stream].seen().created[count - 1].clone();
         let (left, right) = (created(&self.left), created(&self.right));
         if left != right {
-            return Err(format!("the created answers differ\n{}: {left:?}\n{}: {right:?}", self.left.name, self.right.name));
+            return Err(format!(
+                "the created answers differ\n{}: {left:?}\n{}: {right:?}",
+                self.left.name, self.right.name
+            ));
         }
         if !left.canceled {
             self.live[stream].insert(left.watch_id);
@@ -229,7 +232,10 @@ impl Differ {
             };
             if !side.streams[stream].wait(ARRIVAL, marked).await {
                 let ended = side.streams[stream].seen().ended;
-                return Err(format!("{}: stream {stream} never saw the marker at {revision}; ended: {ended:?}", side.name));
+                return Err(format!(
+                    "{}: stream {stream} never saw the marker at {revision}; ended: {ended:?}",
+                    side.name
+                ));
             }
         }
         Ok(())
@@ -303,11 +309,12 @@ impl Differ {
         let deadline = tokio::time::Instant::now() + ARRIVAL;
         loop {
             let (left, right) = (self.left.streams[stream].seen(), self.right.streams[stream].seen());
-            let Some(difference) = self.stream_difference(stream, &left, &right) else {
+            let Some(difference) = left.difference(&right, stream == FUTURE_STREAM) else {
                 return self.forget_equal(stream, &left);
             };
             if tokio::time::Instant::now() > deadline || !left.faults.is_empty() || !right.faults.is_empty() {
-                return Err(format!("stream {stream}: {difference}"));
+                let difference = truncated(difference);
+                return Err(format!("stream {stream}, {} and {}: {difference}", self.left.name, self.right.name));
             }
             // Whichever side is behind wakes this up when something arrives; both are watched for a moment.
             let counts = (total(&left), total(&right));
@@ -316,44 +323,6 @@ impl Differ {
                 _ = self.right.streams[stream].wait(PROGRESS_RETRY, |seen| total(seen) != counts.1) => {}
             }
         }
-    }
-
-    fn stream_difference(&self, stream: usize, left: &Seen, right: &Seen) -> Option<String> {
-        let names = (&self.left.name, &self.right.name);
-        if !left.faults.is_empty() || !right.faults.is_empty() {
-            return Some(format!("{}: {:?}\n{}: {:?}", names.0, left.faults, names.1, right.faults));
-        }
-        if left.ended != right.ended {
-            return Some(format!("ended\n{}: {:?}\n{}: {:?}", names.0, left.ended, names.1, right.ended));
-        }
-        if left.canceled != right.canceled {
-            let (left, right) = (shown(&left.canceled), shown(&right.canceled));
-            return Some(format!("cancellations differ\n{}: {left}\n{}: {right}", names.0, names.1));
-        }
-        if stream == FUTURE_STREAM && left.progress != right.progress {
-            return Some(format!(
-                "progress answers differ\n{}: {:?}\n{}: {:?}",
-                names.0, left.progress, names.1, right.progress
-            ));
-        }
-        let ids: BTreeSet<i64> = left.events.keys().chain(right.events.keys()).copied().collect();
-        for id in ids {
-            let left = left.events.get(&id).map_or(&[][..], Vec::as_slice);
-            let right = right.events.get(&id).map_or(&[][..], Vec::as_slice);
-            if left != right {
-                let first = left.iter().zip(right).take_while(|(left, right)| left == right).count();
-                return Some(format!(
-                    "watch {id}: events differ from number {first}\n{}: {} more, {}\n{}: {} more, {}",
-                    names.0,
-                    left.len() - first,
-                    shown(&left.get(first)),
-                    names.1,
-                    right.len() - first,
-                    shown(&right.get(first)),
-                ));
-            }
-        }
-        None
     }
 
     /// Drops events that both sides received, after checking them: a watch that was known to have everything up to a
@@ -426,7 +395,10 @@ fn total(seen: &Seen) -> usize {
 }
 
 fn shown(what: &dyn std::fmt::Debug) -> String {
-    let mut text = format!("{what:?}");
+    truncated(format!("{what:?}"))
+}
+
+fn truncated(mut text: String) -> String {
     if text.len() > SHOWN_MAX {
         let end = (0..=SHOWN_MAX).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
         text.truncate(end);

@@ -213,7 +213,11 @@ impl Generator {
     }
 
     fn lease_id(&mut self) -> i64 {
-        if self.random.chance(5) { self.random.pick(&[-3, i64::MAX, i64::MIN, 999]) } else { self.random.between(1, LEASES) }
+        if self.random.chance(5) {
+            self.random.pick(&[-3, i64::MAX, i64::MIN, 999])
+        } else {
+            self.random.between(1, LEASES)
+        }
     }
 
     fn put(&mut self) -> pb::PutRequest {
@@ -249,7 +253,8 @@ impl Generator {
     fn compare(&mut self) -> pb::Compare {
         let (key, range_end) = self.interval();
         let target = self.random.between(0, 4) as i32;
-        let mut compare = pb::Compare { result: self.random.between(0, 3) as i32, target, key, range_end, target_union: None };
+        let mut compare =
+            pb::Compare { result: self.random.between(0, 3) as i32, target, key, range_end, target_union: None };
         let number = match self.random.below(4) {
             0 => self.past_or_future(),
             1 => self.random.between(0, LEASES),
@@ -413,7 +418,9 @@ impl Generator {
             key = Bytes::new();
         }
         let start_revision = match self.random.below(10) {
-            _ if stream == FUTURE_STREAM => self.random.pick(&[0, 1, 5, 40]) + if self.random.chance(80) { self.revision + 1 } else { 0 },
+            _ if stream == FUTURE_STREAM => {
+                self.random.pick(&[0, 1, 5, 40]) + if self.random.chance(80) { self.revision + 1 } else { 0 }
+            }
             0..5 => 0,
             5 => self.revision + 1,
             6 => self.random.pick(&[-1, i64::MIN]),
@@ -421,7 +428,8 @@ impl Generator {
             _ => self.random.between(1, self.revision),
         };
         // In the stream for the future, a small number would be the past.
-        let start_revision = if stream == FUTURE_STREAM && start_revision <= self.revision { 0 } else { start_revision };
+        let start_revision =
+            if stream == FUTURE_STREAM && start_revision <= self.revision { 0 } else { start_revision };
         let filters = match self.random.below(10) {
             0 => vec![0],
             1 => vec![1],
@@ -471,7 +479,9 @@ fn keeps_something(request: &pb::TxnRequest) -> bool {
 fn spare_open_deletes(request: &mut pb::TxnRequest) {
     for operation in operations_mut(request) {
         match operation {
-            Request::RequestDeleteRange(delete) if delete.range_end.as_ref() == b"\0" => delete.range_end = Bytes::new(),
+            Request::RequestDeleteRange(delete) if delete.range_end.as_ref() == b"\0" => {
+                delete.range_end = Bytes::new()
+            }
             Request::RequestTxn(nested) => spare_open_deletes(nested),
             _ => {}
         }

@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn what_does_not_follow_is_refused() {
         for wrong in [put(5, "a", 4, 2), put(7, "a", 3, 2), put(6, "a", 2, 2), put(6, "b", 2, 3), put(3, "c", 1, 3)] {
-            assert!(history().append(&[wrong.clone()]).is_err(), "{wrong:?}");
+            assert!(history().append(std::slice::from_ref(&wrong)).is_err(), "{wrong:?}");
         }
         assert_eq!(history().append(&[put(6, "a", 3, 2)]), Ok(()));
     }
@@ -166,8 +166,9 @@ mod tests {
         assert_ne!(whole, history.hash_kv(-1, 4));
         assert_ne!(whole, history.hash_kv(2, 5), "a@2 is superseded");
         assert_eq!(history.hash_kv(3, 5), {
-            let mut shorter = History::default();
-            shorter.changes = history.changes[1..].iter().filter(|change| (change.main, change.sub) != (3, 1)).cloned().collect();
+            let mut changes = history.changes[1..].to_vec();
+            changes.retain(|change| (change.main, change.sub) != (3, 1));
+            let shorter = History { changes };
             shorter.hash_kv(-1, 5)
         });
         let empty = History::default().hash_kv(-1, 1);

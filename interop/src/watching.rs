@@ -125,6 +125,37 @@ impl WatchStream {
 }
 
 impl Seen {
+    /// What differs between this and what another server sent, or None. How progress was answered is compared only on
+    /// request, since a server answers when all watchers of the stream happen to have everything.
+    pub fn difference(&self, other: &Seen, compare_progress: bool) -> Option<String> {
+        if !self.faults.is_empty() || !other.faults.is_empty() {
+            return Some(format!("faults\n{:?}\n{:?}", self.faults, other.faults));
+        }
+        if self.ended != other.ended {
+            return Some(format!("ended\n{:?}\n{:?}", self.ended, other.ended));
+        }
+        if self.canceled != other.canceled {
+            return Some(format!("cancellations\n{:?}\n{:?}", self.canceled, other.canceled));
+        }
+        if compare_progress && self.progress != other.progress {
+            return Some(format!("progress answers\n{:?}\n{:?}", self.progress, other.progress));
+        }
+        let ids: BTreeSet<&i64> = self.events.keys().chain(other.events.keys()).collect();
+        for id in ids {
+            let one = self.events.get(id).map_or(&[][..], Vec::as_slice);
+            let other = other.events.get(id).map_or(&[][..], Vec::as_slice);
+            if one != other {
+                let equal = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+                let (one_left, other_left) = (one.len() - equal, other.len() - equal);
+                let (one, other) = (one.get(equal), other.get(equal));
+                return Some(format!(
+                    "watch {id} after {equal} equal events\n{one_left} more: {one:?}\n{other_left} more: {other:?}"
+                ));
+            }
+        }
+        None
+    }
+
     fn take(&mut self, mut response: pb::WatchResponse, identity: Identity) {
         let revision = response.header.map_or(0, |header| header.revision);
         match &mut response.header {
@@ -148,7 +179,8 @@ impl Seen {
         if !self.announced.contains(&id) {
             self.faults.push(format!("watch {id}: events before its creation was announced"));
         }
-        let revisions: Vec<i64> = events.iter().map(|event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision)).collect();
+        let revisions: Vec<i64> =
+            events.iter().map(|event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision)).collect();
         if !revisions.is_sorted() {
             self.faults.push(format!("watch {id}: revisions out of order in one response: {revisions:?}"));
         }
@@ -159,5 +191,71 @@ impl Seen {
             self.faults.push(format!("watch {id}: more than {REVISIONS_IN_A_RESPONSE_MAX} revisions in one response"));
         }
         self.events.entry(id).or_default().extend(events);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SELF: Identity = Identity { cluster_id: 7, member_id: 8, raft_term: 2 };
+
+    fn response(watch_id: i64, revision: i64) -> pb::WatchResponse {
+        let header = pb::ResponseHeader { cluster_id: 7, member_id: 8, revision, raft_term: 2 };
+        pb::WatchResponse { header: Some(header), watch_id, ..Default::default() }
+    }
+
+    fn created(watch_id: i64) -> pb::WatchResponse {
+        pb::WatchResponse { created: true, ..response(watch_id, 1) }
+    }
+
+    fn events(watch_id: i64, revision: i64, mod_revisions: &[i64]) -> pb::WatchResponse {
+        let event = |&mod_revision: &i64| mvccpb::Event {
+            kv: Some(mvccpb::KeyValue { key: "a".into(), mod_revision, ..Default::default() }),
+            ..Default::default()
+        };
+        pb::WatchResponse { events: mod_revisions.iter().map(event).collect(), ..response(watch_id, revision) }
+    }
+
+    fn seen(responses: &[pb::WatchResponse]) -> Seen {
+        let mut seen = Seen::default();
+        responses.iter().for_each(|response| seen.take(response.clone(), SELF));
+        seen
+    }
+
+    #[test]
+    fn order_between_watches_and_grouping_do_not_matter() {
+        let one = seen(&[created(1), created(2), events(1, 3, &[2, 3]), events(2, 3, &[3])]);
+        let other = seen(&[created(1), created(2), events(2, 3, &[3]), events(1, 2, &[2]), events(1, 3, &[3])]);
+        assert_eq!(one.difference(&other, true), None);
+    }
+
+    #[test]
+    fn whatever_else_differs_is_seen() {
+        let one = seen(&[created(1), events(1, 3, &[2, 3]), response(NO_WATCH, 3)]);
+        let canceled = pb::WatchResponse { canceled: true, compact_revision: 2, ..response(1, 0) };
+        let others: [&[pb::WatchResponse]; 5] = [
+            &[created(1), events(1, 2, &[2]), response(NO_WATCH, 3)],
+            &[created(1), events(1, 4, &[2, 4]), response(NO_WATCH, 3)],
+            &[created(1), created(2), events(1, 3, &[2, 3]), events(2, 3, &[3]), response(NO_WATCH, 3)],
+            &[created(1), events(1, 3, &[2, 3]), response(NO_WATCH, 3), canceled],
+            &[created(1), events(1, 3, &[2, 3]), response(NO_WATCH, 4)],
+        ];
+        for other in others {
+            assert!(one.difference(&seen(other), true).is_some(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn broken_promises_are_faults() {
+        let broken: [&[pb::WatchResponse]; 4] = [
+            &[events(1, 3, &[3])],
+            &[created(1), events(1, 3, &[3, 2])],
+            &[created(1), events(1, 2, &[3])],
+            &[created(1), pb::WatchResponse { header: None, ..events(1, 3, &[3]) }],
+        ];
+        for responses in broken {
+            assert!(!seen(responses).faults.is_empty(), "{responses:?}");
+        }
     }
 }

@@ -105,7 +105,11 @@ fn leased(random: &mut Random, writer: usize, round: u64, step: usize, key: &str
     let puts = [put(&format!("{key}/a"), key, id), put(&format!("{key}/b"), key, id)];
     let grant = Call::LeaseGrant(pb::LeaseGrantRequest { ttl: LEASE_SECONDS, id });
     let mut writes = vec![Write { call: grant, effects: Vec::new(), lease: Some(LeaseChange::Granted(id)) }];
-    writes.extend(puts.iter().map(|put| Write { call: Call::Put(put.clone()), effects: vec![effect(put)], lease: None }));
+    writes.extend(puts.iter().map(|put| Write {
+        call: Call::Put(put.clone()),
+        effects: vec![effect(put)],
+        lease: None,
+    }));
     if random.chance(50) {
         let call = Call::LeaseRevoke(pb::LeaseRevokeRequest { id });
         let effects = puts.iter().map(|put| (put.key.clone(), None)).collect();

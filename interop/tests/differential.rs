@@ -24,7 +24,10 @@ fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
 }
 
 /// A member, when this test starts it, and its URL.
-fn start(variable: &str, default: impl FnOnce() -> Result<(Kind, std::path::PathBuf), String>) -> Option<(Option<Member>, String)> {
+fn start(
+    variable: &str,
+    default: impl FnOnce() -> Result<(Kind, std::path::PathBuf), String>,
+) -> Option<(Option<Member>, String)> {
     let (kind, binary) = match std::env::var(variable) {
         Ok(url) if url.starts_with("http://") => return Some((None, url)),
         Ok(path) if !path.is_empty() => (Kind::Server, Path::new(&path).to_path_buf()),
@@ -53,4 +56,18 @@ async fn every_answer_is_the_same() {
              cargo test -p kvorum-interop --test differential"
         ),
     }
+}
+
+/// The whole harness, seen failing: an etcd that allows two operations in a transaction is not like one that allows 128.
+#[tokio::test]
+async fn a_server_that_differs_is_found() {
+    let Some(oracle) = tools::or_skip(tools::go_program("oracle")) else { return };
+    let one = Member::start(Kind::Oracle, &oracle, FLAGS).expect("the oracle must start");
+    let flags = [FLAGS, &["--max-txn-ops=2"]].concat();
+    let other = Member::start(Kind::Oracle, &oracle, &flags).expect("the oracle must start");
+    let left = Side::connect("etcd", one.url()).await.expect("the left side must be fresh");
+    let right = Side::connect("two operations", other.url()).await.expect("the right side must be fresh");
+    let difference = Differ::new(left, right, SEED).run(REQUESTS).await.expect_err("the difference must be found");
+    assert!(difference.contains("too many operations in txn request"), "{difference}");
+    assert!(difference.contains("one side succeeds, the other fails"), "{difference}");
 }

@@ -60,7 +60,8 @@ impl Etcdctl {
     }
 
     fn follow(&self, arguments: &[&str]) -> Following {
-        let mut child = self.command(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("etcdctl starts");
+        let mut child =
+            self.command(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("etcdctl starts");
         let lines = BufReader::new(child.stdout.take().expect("piped"));
         Following { child, lines }
     }
@@ -118,7 +119,10 @@ fn put_get_del() {
     assert_eq!(etcdctl.lines(&modified), ["3"]);
     assert_eq!(etcdctl.run(&["get", "missing"]), "");
     let json = etcdctl.json(&["get", "b", "--prefix", "--limit=1"]);
-    assert_eq!((number(&json["count"]), &json["more"], number(&json["kvs"][0]["mod_revision"])), (2, &Value::Bool(true), 3));
+    assert_eq!(
+        (number(&json["count"]), &json["more"], number(&json["kvs"][0]["mod_revision"])),
+        (2, &Value::Bool(true), 3)
+    );
     assert!(etcdctl.fail(&["get", "a", "--rev=100"]).contains("required revision is a future revision"));
 
     assert_eq!(etcdctl.run(&["put", "a", "--ignore-value"]), "OK\n");
