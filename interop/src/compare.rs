@@ -33,6 +33,9 @@ pub fn anonymous(mut outcome: Outcome, identity: Identity) -> Outcome {
         }
         match reply {
             Reply::Status(status) => {
+                for error in &mut status.errors {
+                    *error = error.replace(&identity.member_id.to_string(), "0");
+                }
                 let is_leader = status.leader == identity.member_id;
                 let is_term = status.raft_term == identity.raft_term;
                 *status = pb::StatusResponse {

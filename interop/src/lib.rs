@@ -3,13 +3,14 @@
 //!
 //! Modules in reading order: [`tools`] finds programs, [`process`] runs them, [`raw`] speaks gRPC, [`call`] names the
 //! requests and replies, [`random`] and [`generate`] make them, [`compare`] judges a pair of replies, [`watching`]
-//! follows watch streams, [`differ`] drives two servers in lockstep, [`history`] computes what a history must hash to.
+//! follows watch streams, [`pair`] sends one request to two servers, [`differ`] drives them in lockstep, [`history`] computes what a history must hash to.
 
 pub mod call;
 pub mod compare;
 pub mod differ;
 pub mod generate;
 pub mod history;
+pub mod pair;
 pub mod process;
 pub mod random;
 pub mod raw;

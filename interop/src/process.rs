@@ -34,6 +34,7 @@ pub enum Kind {
 }
 
 /// A running member. Dropping it kills it.
+#[derive(Debug)]
 pub struct Member {
     kind: Kind,
     binary: PathBuf,

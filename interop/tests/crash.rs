@@ -239,7 +239,7 @@ async fn events_between(channel: &Channel, start_revision: i64, last: i64) -> Ve
     };
     assert!(stream.wait(ARRIVAL, complete).await, "the watch must reach {last}: {:?}", stream.seen());
     let mut seen = stream.seen();
-    assert_eq!(seen.faults, [String::new(); 0]);
+    assert!(seen.faults.is_empty(), "{:?}", seen.faults);
     seen.events.remove(&0).unwrap_or_default()
 }
 

@@ -5,54 +5,21 @@
 
 use bytes::Bytes;
 use kvorum_api::etcdserverpb as pb;
-use kvorum_interop::call::{Call, Outcome, Reply};
-use kvorum_interop::compare::{Identity, anonymous, difference};
+use kvorum_interop::call::{Call, Reply};
 use kvorum_interop::history::History;
-use kvorum_interop::process::{Kind, Member};
+use kvorum_interop::pair::{Half, both};
+use kvorum_interop::process::Kind;
 use kvorum_interop::random::Random;
+use kvorum_interop::tools;
 use kvorum_interop::watching::{ARRIVAL, WatchStream};
-use kvorum_interop::{raw, tools};
 use pb::request_op::Request;
-use tonic::transport::Channel;
 
 const HISTORIES: u64 = 20;
 const STEPS: usize = 60;
 const PUTS_IN_A_LARGE_TXN: usize = 100;
 
-struct Side {
-    member: Member,
-    channel: Channel,
-    identity: Identity,
-}
-
-impl Side {
-    async fn start(kind: Kind, binary: &std::path::Path) -> Side {
-        // Small steps make a compaction last, so that hashes fall in the middle of it.
-        let member = Member::start(kind, binary, &["--compaction-batch-limit=50"]).expect("the member must start");
-        let channel = raw::channel(member.url());
-        let mut side = Side { member, channel, identity: Identity::default() };
-        side.identify().await;
-        side
-    }
-
-    async fn identify(&mut self) {
-        self.channel = raw::channel(self.member.url());
-        let Ok(Reply::Status(status)) = Call::Status.send(&self.channel).await else { panic!("no status") };
-        let header = status.header.expect("a status has a header");
-        self.identity =
-            Identity { cluster_id: header.cluster_id, member_id: header.member_id, raft_term: header.raft_term };
-    }
-
-    async fn send(&self, call: &Call) -> Outcome {
-        anonymous(call.send(&self.channel).await, self.identity)
-    }
-}
-
-async fn both(left: &Side, right: &Side, call: &Call) -> Outcome {
-    let (one, other) = tokio::join!(left.send(call), right.send(call));
-    assert_eq!(difference(call, &one, &other), None, "{call:?}\netcd: {one:?}\nunder test: {other:?}");
-    one
-}
+/// Small steps make a compaction last, so that hashes fall in the middle of it.
+const FLAGS: &[&str] = &["--compaction-batch-limit=50"];
 
 fn put(random: &mut Random, lease: i64) -> pb::PutRequest {
     let key = format!("key/{:03}", random.below(150)).into();
@@ -94,15 +61,10 @@ fn step(random: &mut Random) -> Call {
     }
 }
 
-async fn revision(side: &Side) -> i64 {
-    let range = Call::Range(pb::RangeRequest { key: "a".into(), count_only: true, ..Default::default() });
-    side.send(&range).await.expect("a range succeeds").revision().expect("a range has a revision")
-}
-
 /// Hashes at the end, at the compacted revision's successor, and at some revisions between.
-async fn hashes(left: &Side, right: &Side, random: &mut Random, history: &History, compactions: &[i64]) {
+async fn hashes(left: &Half, right: &Half, random: &mut Random, history: &History, compactions: &[i64]) {
     let compacted = compactions.last().copied().unwrap_or(-1);
-    let current = revision(left).await;
+    let current = left.revision().await;
     let low = (compacted + 1).clamp(1, current);
     let mut revisions = vec![0, current, low];
     revisions.extend((0..4).map(|_| random.between(low, current)));
@@ -122,8 +84,8 @@ async fn hashes(left: &Side, right: &Side, random: &mut Random, history: &Histor
 }
 
 /// Appends what happened since the last call.
-async fn follow(side: &Side, history: &mut History) {
-    let current = revision(side).await;
+async fn follow(side: &Half, history: &mut History) {
+    let current = side.revision().await;
     let start_revision = history.revision() + 1;
     if start_revision > current {
         return;
@@ -146,8 +108,8 @@ async fn hashes_are_etcds() {
     let Some(oracle) = tools::or_skip(tools::go_program("oracle")) else { return };
     let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse::<u64>().ok());
     let first_seed = number("KVORUM_DIFF_SEED").unwrap_or(1);
-    let left = Side::start(Kind::Oracle, &oracle).await;
-    let mut right = Side::start(Kind::Server, &server).await;
+    let left = Half::start(Kind::Oracle, &oracle, FLAGS).await;
+    let mut right = Half::start(Kind::Server, &server, FLAGS).await;
     let (mut history, mut compactions) = (History::default(), Vec::new());
 
     for seed in first_seed..first_seed + number("KVORUM_HASH_HISTORIES").unwrap_or(HISTORIES) {
@@ -159,7 +121,7 @@ async fn hashes_are_etcds() {
         follow(&left, &mut history).await;
         hashes(&left, &right, &mut random, &history, &compactions).await;
         for _ in 0..2 {
-            let current = revision(&left).await;
+            let current = left.revision().await;
             let low = compactions.last().copied().unwrap_or(0) + 1;
             if current >= low {
                 let compact = random.between(low, current);

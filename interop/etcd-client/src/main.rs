@@ -6,8 +6,8 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, LeaseTimeToLiveOptions, PutOptions,
-    Txn, TxnOp, TxnOpResponse, WatchOptions,
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, LeaseTimeToLiveOptions,
+    PutOptions, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -47,7 +47,10 @@ async fn keys_and_watch(client: &mut Client) -> Outcome {
     let put = client.put("rust/a", "one", None).await?;
     let revision = put.header().ok_or("no header")?.revision();
     let got = client.get("rust/a", None).await?;
-    ensure(got.count() == 1 && got.kvs()[0].value() == b"one" && got.kvs()[0].mod_revision() == revision, "get after put")?;
+    ensure(
+        got.count() == 1 && got.kvs()[0].value() == b"one" && got.kvs()[0].mod_revision() == revision,
+        "get after put",
+    )?;
 
     let txn = Txn::new()
         .when([Compare::mod_revision("rust/a", CompareOp::Equal, revision)])
