@@ -1,0 +1,110 @@
+//! Finds the programs a test needs: the server under test, `etcdctl`, Go and what it builds. A missing program skips
+//! a test with a printed line, unless [`REQUIRE`] is set; a program that is there and fails never skips.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// With this variable set to 1, a missing program is a failure instead of a skip.
+pub const REQUIRE: &str = "KVORUM_REQUIRE_TOOLS";
+
+/// Path of an etcd-compatible binary to test instead of the workspace's `kvorum`.
+pub const SERVER: &str = "KVORUM_TEST_SERVER";
+
+/// Gives the tool, or prints why the test is skipped.
+///
+/// # Panics
+/// When the tool is missing and [`REQUIRE`] is 1.
+pub fn or_skip<T>(tool: Result<T, String>) -> Option<T> {
+    match tool {
+        Ok(tool) => Some(tool),
+        Err(reason) => {
+            assert!(std::env::var(REQUIRE).as_deref() != Ok("1"), "{reason}, and {REQUIRE}=1 demands it");
+            println!("SKIPPED: {reason}");
+            None
+        }
+    }
+}
+
+/// The server under test: [`SERVER`], or the workspace's `kvorum`, built in this profile when it is not fresh.
+pub fn server_under_test() -> Result<PathBuf, String> {
+    static SERVER_PATH: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    SERVER_PATH
+        .get_or_init(|| match std::env::var_os(SERVER) {
+            Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
+            _ => build_kvorum(),
+        })
+        .clone()
+}
+
+fn build_kvorum() -> Result<PathBuf, String> {
+    if !workspace_root().join("server/Cargo.toml").exists() {
+        return Err(format!("the workspace has no server and {SERVER} names none"));
+    }
+    let mut build = Command::new(cargo());
+    build.current_dir(workspace_root()).args(["build", "--quiet", "--package", "kvorum-server", "--bin", "kvorum"]);
+    if profile_folder().ends_with("release") {
+        build.arg("--release");
+    }
+    build.env("CARGO_TARGET_DIR", target_folder());
+    run(&mut build).expect("the server must build");
+    Ok(profile_folder().join("kvorum"))
+}
+
+/// `etcdctl` from the path.
+pub fn etcdctl() -> Result<PathBuf, String> {
+    on_path("etcdctl").ok_or_else(|| "etcdctl not installed".to_owned())
+}
+
+/// One of the Go programs of `tests/go/cmd`, built into the target folder. Err when Go or its modules cannot be had.
+pub fn go_program(name: &str) -> Result<PathBuf, String> {
+    let go = on_path("go").ok_or_else(|| "go not installed".to_owned())?;
+    let source = workspace_root().join("tests/go");
+    let modules = Command::new(&go).current_dir(&source).args(["mod", "download"]).output();
+    match modules {
+        Ok(output) if output.status.success() => {}
+        _ => return Err("Go modules cannot be downloaded".to_owned()),
+    }
+    let binary = target_folder().join("go").join(name);
+    let mut build = Command::new(&go);
+    build.current_dir(&source).args(["build", "-buildvcs=false", "-o"]).arg(&binary).arg(format!("./cmd/{name}"));
+    run(&mut build).expect("the Go programs of the tests must build");
+    Ok(binary)
+}
+
+/// Runs a command to its end; Err holds its output when it fails.
+pub fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(stdout);
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{command:?} ended with {}\nstdout:\n{stdout}\nstderr:\n{stderr}", output.status))
+}
+
+/// The root of the workspace's sources.
+pub fn workspace_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("interop lies inside the workspace").to_path_buf()
+}
+
+/// The folder cargo builds into, found from where this test executable lies.
+pub fn target_folder() -> PathBuf {
+    profile_folder().parent().expect("a profile folder lies in the target folder").to_path_buf()
+}
+
+/// The cargo that runs this test.
+pub fn cargo() -> PathBuf {
+    std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+fn profile_folder() -> PathBuf {
+    let executable = std::env::current_exe().expect("a running test has a path");
+    let deps = executable.parent().expect("an executable lies in a folder");
+    if deps.ends_with("deps") { deps.parent().expect("deps lies in a profile folder") } else { deps }.to_path_buf()
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+}
