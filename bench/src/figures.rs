@@ -27,6 +27,9 @@ pub enum Figure {
     UntilAnswer,
     /// Seconds until all watchers were created.
     UntilWatching,
+    /// The share of the machine's CPU time that neither the server nor the load used while recording. Some of it is the
+    /// kernel at work for the server's disk; much of it means that the figures are not to be trusted.
+    ForeignCpu,
 }
 
 impl Figure {
@@ -45,11 +48,13 @@ impl Figure {
             Figure::UntilReady => "ready s",
             Figure::UntilAnswer => "answer s",
             Figure::UntilWatching => "watching s",
+            Figure::ForeignCpu => "others' CPU",
         }
     }
 
     pub fn format(self, value: f64) -> String {
         match self {
+            Figure::ForeignCpu => format!("{:.0} %", value * 100.0),
             Figure::PerSecond | Figure::WrittenPerPut => with_thousands(value),
             Figure::P50 | Figure::P99 | Figure::P999 => short(value * 1e3),
             Figure::PeakMemory | Figure::ResidentMemory | Figure::AnonymousMemory => short(value / 1e6),

@@ -15,6 +15,13 @@ pub fn own_cpu_time() -> Result<Duration, String> {
     cpu_time(std::process::id())
 }
 
+/// CPU time that the whole machine has spent, idle time and waiting for disks aside.
+pub fn machine_cpu_time() -> Result<Duration, String> {
+    let ticks =
+        parse_machine_ticks(&fs::read_to_string("/proc/stat").map_err(|error| format!("/proc/stat: {error}"))?)?;
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
 /// Resident memory now and at its peak, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -55,6 +62,16 @@ fn parse_cpu_ticks(stat: &str) -> Result<u64, String> {
     Ok(next()? + next()?)
 }
 
+/// The first line is `cpu user nice system idle iowait irq softirq steal ...`.
+fn parse_machine_ticks(stat: &str) -> Result<u64, String> {
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).ok_or("unexpected /proc/stat")?;
+    let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    let &[user, nice, system, _idle, _waiting, ref rest @ ..] = fields.as_slice() else {
+        return Err("unexpected /proc/stat".to_owned());
+    };
+    Ok(user + nice + system + rest.iter().take(3).sum::<u64>())
+}
+
 fn parse_memory(status: &str) -> Result<Memory, String> {
     let bytes = |name| parse_field(status, name).map(|kibibytes| kibibytes * 1024);
     Ok(Memory { resident_bytes: bytes("VmRSS")?, peak_bytes: bytes("VmHWM")?, anonymous_bytes: bytes("RssAnon")? })
@@ -88,6 +105,12 @@ mod tests {
         let io = "rchar: 1\nwchar: 2\nwrite_bytes: 4096\ncancelled_write_bytes: 8\n";
         assert_eq!(parse_field(io, "write_bytes"), Ok(4096));
         assert!(parse_field(io, "read_bytes").is_err());
+    }
+
+    #[test]
+    fn machine_ticks_leave_idle_and_guest_time_out() {
+        assert_eq!(parse_machine_ticks("cpu  1 2 4 1000 2000 8 16 32 5000 6000\ncpu0 1 2 3 4\n"), Ok(63));
+        assert!(parse_machine_ticks("cpu  1 2\n").is_err());
     }
 
     #[test]

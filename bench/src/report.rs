@@ -90,7 +90,7 @@ impl Report {
             for figure in MARKDOWN_FIGURES {
                 cells.push(line.pair(figure));
             }
-            let further = |figure: &Figure| !MARKDOWN_FIGURES.contains(figure) && *figure != Figure::ClientCpu;
+            let further = |figure: &Figure| !MARKDOWN_FIGURES.contains(figure) && !TEXT_ONLY_FIGURES.contains(figure);
             let more = line.columns().into_iter().filter(further);
             let more: Vec<String> = more.map(|figure| format!("{}: {}", figure.title(), line.pair(figure))).collect();
             cells.push(more.join("; "));
@@ -114,6 +114,9 @@ impl Report {
 const MARKDOWN_FIGURES: [Figure; 6] =
     [Figure::PerSecond, Figure::P50, Figure::P99, Figure::P999, Figure::ServerCpu, Figure::PeakMemory];
 
+/// What tells whether a measurement was sound, and nothing about the servers.
+const TEXT_ONLY_FIGURES: [Figure; 2] = [Figure::ClientCpu, Figure::ForeignCpu];
+
 /// Head of the Markdown table. A cell is "etcd → Kvorum (ratio)".
 pub const MARKDOWN_HEAD: &str = "\
 | case | per second | p50 ms | p99 ms | p999 ms | CPU s/100k | peak MB | more | floor: per second; CPU s/100k |
@@ -131,7 +134,7 @@ impl Line {
     fn ratio(&self, figure: Figure) -> Option<String> {
         let base = self.figures.get(BASE)?.get(&figure)?;
         let subject = self.figures.get(SUBJECT)?.get(&figure)?;
-        (*base > 0.0).then(|| format!("{:.2}x", subject / base))
+        (*base > 0.0 && !TEXT_ONLY_FIGURES.contains(&figure)).then(|| format!("{:.2}x", subject / base))
     }
 
     fn pair(&self, figure: Figure) -> String {

@@ -35,6 +35,8 @@ pub struct Measured {
     elapsed: Duration,
     server_cpu: Duration,
     client_cpu: Duration,
+    /// What everything else on the machine used.
+    foreign_cpu: Duration,
     peak_memory_bytes: u64,
 }
 
@@ -63,20 +65,34 @@ impl Trial {
             // When a load failed, `window` holds the first error.
             tallies.extend(tally.ok());
         }
-        let (elapsed, server_cpu, client_cpu) = window?;
+        let (elapsed, used) = window?;
         let peak_memory_bytes = process::memory(server.pid())?.peak_bytes;
-        Ok(Measured { tallies, elapsed, server_cpu, client_cpu, peak_memory_bytes })
+        let foreign_cpu = used.machine.saturating_sub(used.server + used.client);
+        Ok(Measured {
+            tallies,
+            elapsed,
+            server_cpu: used.server,
+            client_cpu: used.client,
+            foreign_cpu,
+            peak_memory_bytes,
+        })
     }
 
-    fn record_window(&self, server: &Server, control: &Control) -> Result<(Duration, Duration, Duration), String> {
+    fn record_window(&self, server: &Server, control: &Control) -> Result<(Duration, CpuTimes), String> {
         control.wait(self.warm_up())?;
-        let (server_before, client_before) = (process::cpu_time(server.pid())?, process::own_cpu_time()?);
+        let before = CpuTimes::now(server)?;
         let started = Instant::now();
         control.record(true);
         control.wait(self.time)?;
         control.record(false);
         let elapsed = started.elapsed();
-        Ok((elapsed, process::cpu_time(server.pid())? - server_before, process::own_cpu_time()? - client_before))
+        let after = CpuTimes::now(server)?;
+        let used = CpuTimes {
+            server: after.server.saturating_sub(before.server),
+            client: after.client.saturating_sub(before.client),
+            machine: after.machine.saturating_sub(before.machine),
+        };
+        Ok((elapsed, used))
     }
 
     fn warm_up(&self) -> Duration {
@@ -103,6 +119,20 @@ impl Trial {
     }
 }
 
+/// Readings of the CPU clocks.
+struct CpuTimes {
+    server: Duration,
+    client: Duration,
+    machine: Duration,
+}
+
+impl CpuTimes {
+    fn now(server: &Server) -> Result<CpuTimes, String> {
+        let (server, client) = (process::cpu_time(server.pid())?, process::own_cpu_time()?);
+        Ok(CpuTimes { server, client, machine: process::machine_cpu_time()? })
+    }
+}
+
 impl Measured {
     /// All figures, of the load of that number; CPU is per request of that load.
     pub fn row(&self, label: impl Into<String>, load: usize) -> Row {
@@ -119,6 +149,8 @@ impl Measured {
             figures.insert(Figure::ServerCpu, self.server_cpu.as_secs_f64() / hundred_thousands);
             figures.insert(Figure::ClientCpu, self.client_cpu.as_secs_f64() / hundred_thousands);
         }
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get()) as f64;
+        figures.insert(Figure::ForeignCpu, self.foreign_cpu.as_secs_f64() / (self.elapsed.as_secs_f64() * cores));
         figures.insert(Figure::PeakMemory, self.peak_memory_bytes as f64);
         Row { label: label.into(), figures }
     }
