@@ -37,14 +37,18 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     runtime.block_on(async {
         let incoming = TcpIncoming::bind(address).map_err(|error| format!("{address}: {error}"))?;
         eprintln!("{READY_LINE}");
-        let floor = Floor::default();
-        Server::builder()
-            .add_service(KvServer::new(floor.clone()))
-            .add_service(LeaseServer::new(floor))
-            .serve_with_incoming(incoming.with_nodelay(Some(true)))
-            .await
-            .map_err(|error| format!("serve: {error}"))
+        serve(incoming).await
     })
+}
+
+async fn serve(incoming: TcpIncoming) -> Result<(), String> {
+    let floor = Floor::default();
+    Server::builder()
+        .add_service(KvServer::new(floor.clone()))
+        .add_service(LeaseServer::new(floor))
+        .serve_with_incoming(incoming.with_nodelay(Some(true)))
+        .await
+        .map_err(|error| format!("serve: {error}"))
 }
 
 /// The replies, and nothing else.
@@ -167,5 +171,55 @@ impl Lease for Floor {
 
     async fn lease_leases(&self, _: Request<LeaseLeasesRequest>) -> Result<Response<LeaseLeasesResponse>, Status> {
         absent()
+    }
+}
+
+/// The floor is also the server on which the load generator itself is tested.
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::control::Control;
+    use crate::load::{Load, Tally};
+    use crate::requests::{self, RANGE, WATCH};
+    use crate::wire;
+
+    /// Runs `load` against a floor until it ends; all of it counts.
+    fn run(load: Load) -> Result<Tally, String> {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let entered = runtime.enter();
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let address = incoming.local_addr().expect("it is bound");
+        drop(entered);
+        runtime.spawn(serve(incoming));
+        let control = Arc::new(Control::default());
+        control.record(true);
+        let outcome = load.spawn(address, &control).join().expect("the load does not panic");
+        runtime.shutdown_background();
+        outcome
+    }
+
+    #[test]
+    fn every_request_is_answered_once() {
+        let tally = run(requests::fill("test/", 5_000, VALUE_BYTES)).expect("the floor takes puts");
+        assert_eq!(tally.count, 5_000);
+    }
+
+    #[test]
+    fn replies_of_many_frames_arrive() {
+        let tally = run(requests::each(RANGE, 60, |_| requests::range_body(1000))).expect("the floor has ranges");
+        assert_eq!(tally.count, 60);
+    }
+
+    #[test]
+    fn a_refused_call_ends_the_load_with_its_status() {
+        let outcome = run(requests::each(WATCH, 10, |_| requests::put_body(Bytes::new(), Bytes::new())));
+        assert!(outcome.is_err_and(|error| error.contains("grpc-status 12")), "the floor has no watch");
+        let wrong_range = requests::each(RANGE, 1, |_| {
+            wire::frame(&RangeRequest { key: "no/number".into(), range_end: "~".into(), ..Default::default() })
+        });
+        let outcome = run(wrong_range);
+        assert_eq!(outcome.err(), Some("grpc-status 3: not%20a%20range%20of%20the%20bench".to_owned()));
     }
 }

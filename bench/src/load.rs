@@ -5,21 +5,21 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
-use h2::RecvStream;
-use h2::client::{Connection, ResponseFuture, SendRequest};
+use bytes::Bytes;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::control::Control;
 use crate::histogram::Histogram;
-use crate::wire::{self, Socket};
+use crate::http2::{Connection, Received};
+
+/// No request of a closed loop is longer.
+const REQUEST_BYTES_MAX: usize = 4096;
 
 /// Where the requests of one connection come from.
 pub trait Source {
@@ -32,7 +32,7 @@ pub trait Source {
     }
 
     /// The reply to the last request of `stream`, with its gRPC prefix.
-    fn reply(&mut self, _stream: usize, _message: Bytes) -> Result<(), String> {
+    fn reply(&mut self, _stream: usize, _message: &[u8]) -> Result<(), String> {
         Ok(())
     }
 }
@@ -64,8 +64,8 @@ impl Load {
             let mut connections = JoinSet::new();
             for number in 0..self.connections {
                 let source = (self.source)(number);
-                let loop_over = Loop::new(source, self.streams, self.path, address);
-                connections.spawn_local(loop_over.run(address, control.clone(), tally.clone()));
+                let calls = Loop::new(source, self.streams);
+                connections.spawn_local(calls.run(address, self.path, control.clone(), tally.clone()));
             }
             while let Some(ended) = connections.join_next().await {
                 ended.map_err(|error| error.to_string())??;
@@ -82,7 +82,8 @@ where
     Running: Future<Output = Result<(), String>>,
 {
     let control = control.clone();
-    std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("load".to_owned());
+    let running = thread.spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -101,136 +102,102 @@ where
         }
         let tally = tally.borrow().clone();
         outcome.map(|()| tally)
-    })
+    });
+    running.expect("the machine can start a thread")
 }
 
-/// The calls of one connection. All are polled after the connection was: whatever can wake a call has then arrived, so
-/// calls need no wakers of their own.
+/// The calls of one connection.
 struct Loop {
     source: Box<dyn Source>,
     calls: Vec<Call>,
-    head: http::Request<()>,
+    /// Calls that may send their next request.
+    idle: Vec<usize>,
+    exhausted: usize,
 }
 
-enum Call {
-    Idle,
-    Head { reply: ResponseFuture, started: Instant },
-    Body { body: RecvStream, started: Instant, message: BytesMut },
-    Exhausted,
+struct Call {
+    started: Instant,
+    reply: Vec<u8>,
 }
 
 impl Loop {
-    fn new(source: Box<dyn Source>, streams: usize, path: &str, address: SocketAddr) -> Self {
-        let calls = std::iter::repeat_with(|| Call::Idle).take(streams).collect();
-        Loop { source, calls, head: wire::call_head(address, path) }
+    fn new(source: Box<dyn Source>, streams: usize) -> Self {
+        let call = || Call { started: Instant::now(), reply: Vec::new() };
+        let calls = std::iter::repeat_with(call).take(streams).collect();
+        Loop { source, calls, idle: (0..streams).rev().collect(), exhausted: 0 }
     }
 
     async fn run(
         mut self,
         address: SocketAddr,
+        path: &str,
         control: Arc<Control>,
         tally: Rc<RefCell<Tally>>,
     ) -> Result<(), String> {
-        let (mut sender, mut connection) = wire::connect(address).await?;
-        poll_fn(|context| self.turn(context, &mut sender, &mut connection, &control, &tally)).await
+        let mut connection = Connection::open(address, path).await?;
+        poll_fn(|context| self.turn(context, &mut connection, &control, &tally)).await
     }
 
-    /// One turn: let bytes in and out, then take replies and send the next requests, until nothing moves.
+    /// Sends what can be sent and takes what has come, until the socket has nothing more.
     fn turn(
         &mut self,
         context: &mut Context<'_>,
-        sender: &mut SendRequest<Bytes>,
-        connection: &mut Connection<Socket, Bytes>,
+        connection: &mut Connection,
         control: &Control,
         tally: &RefCell<Tally>,
     ) -> Poll<Result<(), String>> {
         loop {
-            match Pin::new(&mut *connection).poll(context) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => return Poll::Ready(Err("the server closed the connection".to_owned())),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(format!("connection: {error}"))),
-            }
-            let now = Instant::now();
-            let recording = control.recording();
-            let mut tally = tally.borrow_mut();
-            let (mut moved, mut live) = (false, false);
-            for stream in 0..self.calls.len() {
-                while self.advance(stream, now, sender, |started| {
-                    if recording {
-                        tally.latency.record(now - started);
-                        tally.count += 1;
-                    }
-                })? {
-                    moved = true;
-                }
-                live |= !matches!(self.calls[stream], Call::Exhausted);
-            }
-            if !live {
+            self.send(connection)?;
+            if self.exhausted == self.calls.len() {
                 return Poll::Ready(Ok(()));
             }
-            if !moved {
-                return Poll::Pending;
+            connection.poll_write(context)?;
+            let tally = &mut *tally.borrow_mut();
+            let recording = control.recording();
+            let mut now = None;
+            let read = connection.poll_read(context, |slot, received| {
+                let call = &mut self.calls[slot];
+                match received {
+                    Received::Data(data) if self.source.wants_replies() => call.reply.extend_from_slice(data),
+                    Received::Data(_) => {}
+                    Received::End(status) => {
+                        status?;
+                        if recording {
+                            tally.latency.record(*now.get_or_insert_with(Instant::now) - call.started);
+                            tally.count += 1;
+                        }
+                        if self.source.wants_replies() {
+                            self.source.reply(slot, &call.reply)?;
+                            call.reply.clear();
+                        }
+                        self.idle.push(slot);
+                    }
+                }
+                Ok(())
+            });
+            match read {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(outcome) => outcome?,
             }
         }
     }
 
-    /// Moves one call a step further; false when it waits or has ended.
-    fn advance(
-        &mut self,
-        stream: usize,
-        now: Instant,
-        sender: &mut SendRequest<Bytes>,
-        finished: impl FnOnce(Instant),
-    ) -> Result<bool, String> {
-        let context = &mut Context::from_waker(Waker::noop());
-        let call = &mut self.calls[stream];
-        match call {
-            Call::Exhausted => return Ok(false),
-            Call::Idle => {
-                match sender.poll_ready(context) {
-                    Poll::Pending => return Ok(false),
-                    Poll::Ready(ready) => ready.map_err(|error| format!("open a call: {error}"))?,
-                }
-                let Some(body) = self.source.request(stream) else {
-                    *call = Call::Exhausted;
-                    return Ok(true);
-                };
-                let sent = sender.send_request(self.head.clone(), false);
-                let (reply, mut sending) = sent.map_err(|error| format!("open a call: {error}"))?;
-                sending.send_data(body, true).map_err(|error| format!("send a request: {error}"))?;
-                *call = Call::Head { reply, started: now };
+    /// One request for each idle call, as far as the server's limits admit; they all start at the same moment.
+    fn send(&mut self, connection: &mut Connection) -> Result<(), String> {
+        let mut now = None;
+        while let Some(&slot) = self.idle.last() {
+            if !connection.admits(REQUEST_BYTES_MAX) {
+                break;
             }
-            Call::Head { reply, started } => {
-                let Poll::Ready(head) = Pin::new(reply).poll(context) else { return Ok(false) };
-                let (head, body) = head.map_err(|error| format!("reply: {error}"))?.into_parts();
-                if head.headers.contains_key("grpc-status") {
-                    wire::check_status(&head.headers)?;
+            self.idle.pop();
+            match self.source.request(slot) {
+                Some(body) => {
+                    connection.call(slot, &body)?;
+                    self.calls[slot].started = *now.get_or_insert_with(Instant::now);
                 }
-                *call = Call::Body { body, started: *started, message: BytesMut::new() };
-            }
-            Call::Body { body, started, message } => {
-                match body.poll_data(context) {
-                    Poll::Pending => return Ok(false),
-                    Poll::Ready(Some(data)) => {
-                        let data = data.map_err(|error| format!("reply: {error}"))?;
-                        if self.source.wants_replies() {
-                            message.extend_from_slice(&data);
-                        }
-                        return Ok(true);
-                    }
-                    Poll::Ready(None) => {}
-                }
-                let Poll::Ready(trailers) = body.poll_trailers(context) else { return Ok(false) };
-                let trailers = trailers.map_err(|error| format!("trailers: {error}"))?;
-                wire::check_status(&trailers.ok_or("reply without trailers")?)?;
-                finished(*started);
-                if self.source.wants_replies() {
-                    let message = std::mem::take(message).freeze();
-                    self.source.reply(stream, message)?;
-                }
-                *call = Call::Idle;
+                None => self.exhausted += 1,
             }
         }
-        Ok(true)
+        Ok(())
     }
 }

@@ -6,6 +6,8 @@ mod control;
 mod figures;
 mod floor;
 mod histogram;
+mod hpack;
+mod http2;
 mod load;
 mod process;
 mod report;
@@ -16,6 +18,9 @@ mod trial;
 mod wire;
 
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "usage: kvorum-bench compare --etcd PATH --kvorum PATH [options]
        kvorum-bench list

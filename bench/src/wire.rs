@@ -1,5 +1,5 @@
-//! gRPC on bare HTTP/2, as little of it as a load generator needs. It never decodes a message: bodies go out as bytes
-//! encoded before, replies come back as bytes.
+//! gRPC framing, and connections of the `h2` crate for calls that stay open. It never decodes a message: bodies go out
+//! as bytes encoded before, replies come back as bytes.
 
 use std::io;
 use std::net::SocketAddr;

@@ -66,7 +66,7 @@ impl Source for CompareAndPut {
         true
     }
 
-    fn reply(&mut self, stream: usize, message: Bytes) -> Result<(), String> {
+    fn reply(&mut self, stream: usize, message: &[u8]) -> Result<(), String> {
         let reply = message.get(wire::PREFIX_BYTES..).ok_or("empty reply")?;
         let reply = TxnResponse::decode(reply).map_err(|error| format!("TxnResponse: {error}"))?;
         if !reply.succeeded {
