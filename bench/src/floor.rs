@@ -220,6 +220,6 @@ mod tests {
             wire::frame(&RangeRequest { key: "no/number".into(), range_end: "~".into(), ..Default::default() })
         });
         let outcome = run(wrong_range);
-        assert_eq!(outcome.err(), Some("grpc-status 3: not%20a%20range%20of%20the%20bench".to_owned()));
+        assert_eq!(outcome.err(), Some("grpc-status 3: not a range of the bench".to_owned()));
     }
 }

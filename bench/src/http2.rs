@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::hpack::{self, Decoder};
+use crate::wire;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD_BYTES: usize = 9;
@@ -232,11 +233,11 @@ impl Connection {
     }
 
     fn read_status(&mut self, stream: u32, block: &[u8]) -> Result<(), String> {
-        let (mut status, mut message, mut http_status) = (None, String::new(), None);
+        let (mut status, mut message, mut http_status) = (None, Vec::new(), None);
         self.decoder.decode(block, |name, value| match name {
             b"grpc-status" if value == b"0" => status = Some(Ok(())),
-            b"grpc-status" => status = Some(Err(String::from_utf8_lossy(value).into_owned())),
-            b"grpc-message" => message = String::from_utf8_lossy(value).into_owned(),
+            b"grpc-status" => status = Some(Err(value.to_vec())),
+            b"grpc-message" => message = value.to_vec(),
             b":status" if value != b"200" => http_status = Some(String::from_utf8_lossy(value).into_owned()),
             _ => {}
         })?;
@@ -244,7 +245,7 @@ impl Connection {
             return Err(format!("HTTP status {http_status}"));
         }
         if let Some(status) = status {
-            let status = status.map_err(|number| format!("grpc-status {number}: {message}"));
+            let status = status.map_err(|number| wire::failure(&number, &message));
             self.open_call(stream)?.status = Some(status);
         }
         Ok(())

@@ -16,6 +16,9 @@ use crate::process;
 use crate::server::{Program, Server};
 use crate::streams::Channel;
 
+/// Longer than it takes etcd to store some millions of keys.
+pub const PREPARATION_TIME_MAX: Duration = Duration::from_secs(900);
+
 /// Settings of a run, the same for all servers.
 #[derive(Clone, Debug)]
 pub struct Trial {
@@ -102,21 +105,32 @@ impl Trial {
     /// Runs `load` until its sources are exhausted, to prepare data.
     pub fn fill(&self, server: &Server, load: Load) -> Result<(), String> {
         let control = Arc::new(Control::default());
-        load.spawn(server.address(), &control).join().map_err(|_| "a load thread panicked".to_owned())??;
-        Ok(())
+        finish(load.spawn(server.address(), &control), &control)
     }
 
     /// One request, one reply, on a connection of its own.
     pub fn call(&self, server: &Server, path: &'static str, body: Bytes) -> Result<Bytes, String> {
         let (address, control) = (server.address(), Arc::new(Control::default()));
         let (sender, receiver) = mpsc::channel();
-        let thread = load::spawn_thread(&control, move |_, _| async move {
+        let running = load::spawn_thread(&control, move |_, _| async move {
             let reply = Channel::open(address).await?.call(path, body).await?;
             sender.send(reply).map_err(|error| error.to_string())
         });
-        thread.join().map_err(|_| "a load thread panicked".to_owned())??;
+        finish(running, &control)?;
         receiver.try_recv().map_err(|error| error.to_string())
     }
+}
+
+/// Waits for a load that ends by itself, but not for ever: a server may not answer.
+fn finish(running: Running, control: &Control) -> Result<(), String> {
+    let deadline = Instant::now() + PREPARATION_TIME_MAX;
+    while !running.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let late = !running.is_finished();
+    control.stop();
+    running.join().map_err(|_| "a load thread panicked".to_owned())??;
+    if late { Err(format!("preparation took more than {} s", PREPARATION_TIME_MAX.as_secs())) } else { Ok(()) }
 }
 
 /// Readings of the CPU clocks.

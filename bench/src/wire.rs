@@ -63,11 +63,23 @@ pub fn check_status(trailers: &HeaderMap) -> Result<(), String> {
     match trailers.get("grpc-status").map(|status| status.as_bytes()) {
         Some(b"0") => Ok(()),
         Some(status) => {
-            let message = trailers.get("grpc-message").map(|text| text.as_bytes()).unwrap_or_default();
-            Err(format!("grpc-status {}: {}", String::from_utf8_lossy(status), String::from_utf8_lossy(message)))
+            Err(failure(status, trailers.get("grpc-message").map(|text| text.as_bytes()).unwrap_or_default()))
         }
         None => Err("reply without grpc-status".to_owned()),
     }
+}
+
+/// The error of a call that ended with this status and this percent-encoded message.
+pub fn failure(status: &[u8], message: &[u8]) -> String {
+    let mut text = Vec::with_capacity(message.len());
+    let mut rest = message;
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let encoded = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).filter(|_| byte == b'%');
+        text.push(encoded.unwrap_or(byte));
+        rest = if encoded.is_some() { &after[2..] } else { after };
+    }
+    format!("grpc-status {}: {}", String::from_utf8_lossy(status), String::from_utf8_lossy(&text))
 }
 
 /// A TCP socket that says it cannot write several buffers at once. h2 then copies small frames into one buffer and sends
@@ -150,8 +162,8 @@ mod tests {
         let mut trailers = HeaderMap::new();
         assert!(check_status(&trailers).is_err());
         trailers.insert("grpc-status", "12".parse().expect("a header value"));
-        trailers.insert("grpc-message", "unknown method".parse().expect("a header value"));
-        assert_eq!(check_status(&trailers), Err("grpc-status 12: unknown method".to_owned()));
+        trailers.insert("grpc-message", "unknown%20method, 100%".parse().expect("a header value"));
+        assert_eq!(check_status(&trailers), Err("grpc-status 12: unknown method, 100%".to_owned()));
         trailers.insert("grpc-status", "0".parse().expect("a header value"));
         assert_eq!(check_status(&trailers), Ok(()));
     }

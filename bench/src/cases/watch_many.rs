@@ -2,6 +2,7 @@
 //! streams go over these keys: each put finds exactly one watcher. Reported: events that arrived per second, the latency
 //! of the puts, and the time it took to create the watchers.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use crate::control::Control;
 use crate::figures::Figure;
 use crate::load;
 use crate::requests;
+use crate::streams::Duplex;
+use crate::trial::PREPARATION_TIME_MAX;
 
 const CONNECTIONS: u64 = 10;
 const WATCHERS_PER_CONNECTION: u64 = 10_000;
@@ -30,12 +33,8 @@ pub const CASE: Case = Case {
         let (ready, watching) = oneshot::channel();
         let started = Instant::now();
         let watchers = load::spawn_thread(&control, move |control, tally| async move {
-            let mut streams = Vec::new();
-            for connection in 0..CONNECTIONS {
-                let first = connection * WATCHERS_PER_CONNECTION;
-                let keys = (first..first + WATCHERS_PER_CONNECTION).map(|number| requests::key(NAME, number));
-                streams.push(watching::watch(address, keys).await?);
-            }
+            let created = tokio::time::timeout(PREPARATION_TIME_MAX, create(address));
+            let streams = created.await.map_err(|_| "the watchers were not created in time")??;
             // The receiver is gone only when the trial was given up.
             ready.send(started.elapsed()).ok();
             let mut tasks: JoinSet<Result<(), String>> = JoinSet::new();
@@ -65,3 +64,13 @@ pub const CASE: Case = Case {
         Ok(vec![row, measured.latency_row("the puts meanwhile, 10 x 10", 1)])
     },
 };
+
+async fn create(address: SocketAddr) -> Result<Vec<Duplex>, String> {
+    let mut streams = Vec::new();
+    for connection in 0..CONNECTIONS {
+        let first = connection * WATCHERS_PER_CONNECTION;
+        let keys = (first..first + WATCHERS_PER_CONNECTION).map(|number| requests::key(NAME, number));
+        streams.push(watching::watch(address, keys).await?);
+    }
+    Ok(streams)
+}
