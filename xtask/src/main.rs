@@ -1,6 +1,8 @@
-//! `cargo xtask`: what developers and CI run. Commands that check never write; only `codegen` does.
+//! `cargo xtask`: what developers and CI run. Commands that check never write; only `codegen` does, and
+//! `compare` below the target folder.
 
 mod codegen;
+mod compare;
 
 use std::process::ExitCode;
 
@@ -8,7 +10,9 @@ const USAGE: &str = "usage: cargo xtask <command>
 
 commands:
   codegen          regenerate api/src/generated from api/proto
-  codegen --check  fail if the generated files are not what codegen would write";
+  codegen --check  fail if the generated files are not what codegen would write
+  compare --etcd PATH [--kvorum PATH] [--only CASE,...] [--seconds N] [--runs N] [--keys N] [--markdown]
+                   measure a release build (or the binary given) beside etcd; needs minutes";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -16,6 +20,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
+        ["compare", rest @ ..] => compare::run(rest),
         _ => Err(USAGE.to_owned()),
     };
     match result {

@@ -1,0 +1,58 @@
+//! `kvorum-bench`: measures Kvorum beside etcd, with the same load on both, and prints a table.
+
+mod cases;
+mod compare;
+mod control;
+mod figures;
+mod floor;
+mod histogram;
+mod hpack;
+mod http2;
+mod load;
+mod process;
+mod report;
+mod requests;
+mod server;
+mod streams;
+mod trial;
+mod wire;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE: &str = "usage: kvorum-bench compare --etcd PATH --kvorum PATH [options]
+       kvorum-bench list
+       kvorum-bench floor --listen ADDRESS
+
+options of compare:
+  --only CASE,...   only these cases; `list` prints all
+  --seconds N       recorded time of a run (default 5)
+  --runs N          runs per case and server; the median is printed (default 3)
+  --keys N          keys of the large cases (default 1000000)
+  --dir PATH        where the servers keep their data (default target/bench)
+  --no-floor        leave out the empty tonic service
+  --markdown        print a Markdown table";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.split_first() {
+        Some((command, rest)) if command == "compare" => compare::run(rest),
+        Some((command, rest)) if command == "floor" => floor::run(rest),
+        Some((command, [])) if command == "list" => {
+            for case in cases::ALL {
+                println!("{:16} {}", case.name, case.about);
+            }
+            Ok(())
+        }
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}

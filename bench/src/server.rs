@@ -1,0 +1,159 @@
+//! A server under measurement: started in a folder of its own on free ports of the loopback device, stopped when dropped.
+//! It never touches a server that it did not start.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// etcd's words when it begins to serve; Kvorum says the same, and so does the floor.
+pub const READY_LINE: &str = "ready to serve client requests";
+
+const READY_SECONDS_MAX: u64 = 120;
+const STOP_SECONDS_MAX: u64 = 30;
+const LOG_LINES_QUOTED: usize = 5;
+
+/// A program that speaks etcd's API.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub name: String,
+    pub path: PathBuf,
+    /// The floor takes `floor --listen ADDRESS` instead of etcd's flags.
+    pub floor: bool,
+}
+
+/// A running server with its data.
+pub struct Server {
+    program: Program,
+    child: Option<Child>,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts `program` on an empty folder below `parent` and waits until it says that it is ready.
+    pub fn start(program: &Program, parent: &Path) -> Result<Server, String> {
+        std::fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
+        let folder = tempfile::Builder::new()
+            .prefix("kvorum-bench-")
+            .tempdir_in(parent)
+            .map_err(|error| format!("temporary folder in {}: {error}", parent.display()))?;
+        let mut server = Server { program: program.clone(), child: None, address: free_address()?, folder };
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// Starts the stopped server on the data it left; returns the time until it said that it is ready.
+    pub fn resume(&mut self) -> Result<Duration, String> {
+        assert!(self.child.is_none(), "a running server is not started again");
+        let started = Instant::now();
+        let mut child = self
+            .command()?
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("start {}: {error}", self.program.path.display()))?;
+        let log = child.stderr.take().expect("stderr is piped");
+        let log_path = self.folder.path().join("log");
+        self.child = Some(child);
+        let lines = follow(log, &log_path)?;
+        let deadline = started + Duration::from_secs(READY_SECONDS_MAX);
+        let mut last_lines = Vec::new();
+        loop {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((line, at)) if line.contains(READY_LINE) => return Ok(at - started),
+                Ok((line, _)) => {
+                    last_lines.push(line);
+                    if last_lines.len() > LOG_LINES_QUOTED {
+                        last_lines.remove(0);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return Err(format!("not ready after {READY_SECONDS_MAX} s")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(format!("ended before it was ready: {}", last_lines.join(" | ")));
+                }
+            }
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("asked of a running server only").id()
+    }
+
+    /// Asks the server to end and waits for it.
+    pub fn stop(&mut self) -> Result<(), String> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        kill_process(Pid::from_child(&child), Signal::TERM).map_err(|error| format!("SIGTERM: {error}"))?;
+        let deadline = Instant::now() + Duration::from_secs(STOP_SECONDS_MAX);
+        while Instant::now() < deadline {
+            if child.try_wait().map_err(|error| error.to_string())?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.kill().and_then(|()| child.wait()).map_err(|error| format!("kill: {error}"))?;
+        Err(format!("did not end within {STOP_SECONDS_MAX} s of SIGTERM"))
+    }
+
+    fn command(&self) -> Result<Command, String> {
+        let mut command = Command::new(&self.program.path);
+        if self.program.floor {
+            command.args(["floor", "--listen", &self.address.to_string()]);
+            return Ok(command);
+        }
+        let client = format!("http://{}", self.address);
+        let peer = format!("http://{}", free_address()?);
+        command
+            .arg("--data-dir")
+            .arg(self.folder.path().join("data"))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            // The quota would end the fills of the large cases; it is the same for both.
+            .args(["--quota-backend-bytes", "8589934592"]);
+        Ok(command)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("{}: {error}", self.program.name);
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> Result<SocketAddr, String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| format!("free port: {error}"))?;
+    listener.local_addr().map_err(|error| format!("free port: {error}"))
+}
+
+/// Copies the log to `path` and hands out its lines with the moment each was seen, for as long as somebody listens.
+fn follow(log: impl std::io::Read + Send + 'static, path: &Path) -> Result<mpsc::Receiver<(String, Instant)>, String> {
+    let mut copy =
+        File::options().create(true).append(true).open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut listened_to = true;
+        for line in BufReader::new(log).lines() {
+            let Ok(line) = line else { return };
+            if writeln!(copy, "{line}").is_err() {
+                return;
+            }
+            listened_to = listened_to && sender.send((line, Instant::now())).is_ok();
+        }
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,176 @@
+//! One run of one case on one server: starting the server, running loads for a set time, reading what they cost. It
+//! never reads a clock or a counter outside of the recorded time.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::control::Control;
+use crate::figures::{Figure, Row};
+use crate::load::{self, Load, Tally};
+use crate::process;
+use crate::server::{Program, Server};
+use crate::streams::Channel;
+
+/// Longer than it takes etcd to store some millions of keys.
+pub const PREPARATION_TIME_MAX: Duration = Duration::from_secs(900);
+
+/// Settings of a run, the same for all servers.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    pub program: Program,
+    /// Servers keep their data in folders below this one.
+    pub folder: PathBuf,
+    /// How long is recorded.
+    pub time: Duration,
+    /// How many keys the large cases hold.
+    pub keys: u64,
+}
+
+/// What was seen while recording.
+pub struct Measured {
+    /// One for each load, in the order they were given.
+    pub tallies: Vec<Tally>,
+    elapsed: Duration,
+    server_cpu: Duration,
+    client_cpu: Duration,
+    /// What everything else on the machine used.
+    foreign_cpu: Duration,
+    peak_memory_bytes: u64,
+}
+
+type Running = JoinHandle<Result<Tally, String>>;
+
+impl Trial {
+    /// A fresh server without data.
+    pub fn start(&self) -> Result<Server, String> {
+        Server::start(&self.program, &self.folder)
+    }
+
+    /// Runs `loads` together: a while unrecorded, then the time of the trial.
+    pub fn measure(&self, server: &Server, loads: Vec<Load>) -> Result<Measured, String> {
+        let control = Arc::new(Control::default());
+        let running = loads.into_iter().map(|load| load.spawn(server.address(), &control)).collect();
+        self.record(server, &control, running)
+    }
+
+    /// Records what the threads in `running` do, and stops them.
+    pub fn record(&self, server: &Server, control: &Arc<Control>, running: Vec<Running>) -> Result<Measured, String> {
+        let window = self.record_window(server, control);
+        control.stop();
+        let mut tallies = Vec::new();
+        for thread in running {
+            let tally = thread.join().map_err(|_| "a load thread panicked".to_owned())?;
+            // When a load failed, `window` holds the first error.
+            tallies.extend(tally.ok());
+        }
+        let (elapsed, used) = window?;
+        let peak_memory_bytes = process::memory(server.pid())?.peak_bytes;
+        let foreign_cpu = used.machine.saturating_sub(used.server + used.client);
+        Ok(Measured {
+            tallies,
+            elapsed,
+            server_cpu: used.server,
+            client_cpu: used.client,
+            foreign_cpu,
+            peak_memory_bytes,
+        })
+    }
+
+    fn record_window(&self, server: &Server, control: &Control) -> Result<(Duration, CpuTimes), String> {
+        control.wait(self.warm_up())?;
+        let before = CpuTimes::now(server)?;
+        let started = Instant::now();
+        control.record(true);
+        control.wait(self.time)?;
+        control.record(false);
+        let elapsed = started.elapsed();
+        let after = CpuTimes::now(server)?;
+        let used = CpuTimes {
+            server: after.server.saturating_sub(before.server),
+            client: after.client.saturating_sub(before.client),
+            machine: after.machine.saturating_sub(before.machine),
+        };
+        Ok((elapsed, used))
+    }
+
+    fn warm_up(&self) -> Duration {
+        (self.time / 4).min(Duration::from_secs(1))
+    }
+
+    /// Runs `load` until its sources are exhausted, to prepare data.
+    pub fn fill(&self, server: &Server, load: Load) -> Result<(), String> {
+        let control = Arc::new(Control::default());
+        finish(load.spawn(server.address(), &control), &control)
+    }
+
+    /// One request, one reply, on a connection of its own.
+    pub fn call(&self, server: &Server, path: &'static str, body: Bytes) -> Result<Bytes, String> {
+        let (address, control) = (server.address(), Arc::new(Control::default()));
+        let (sender, receiver) = mpsc::channel();
+        let running = load::spawn_thread(&control, move |_, _| async move {
+            let reply = Channel::open(address).await?.call(path, body).await?;
+            sender.send(reply).map_err(|error| error.to_string())
+        });
+        finish(running, &control)?;
+        receiver.try_recv().map_err(|error| error.to_string())
+    }
+}
+
+/// Waits for a load that ends by itself, but not for ever: a server may not answer.
+fn finish(running: Running, control: &Control) -> Result<(), String> {
+    let deadline = Instant::now() + PREPARATION_TIME_MAX;
+    while !running.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let late = !running.is_finished();
+    control.stop();
+    running.join().map_err(|_| "a load thread panicked".to_owned())??;
+    if late { Err(format!("preparation took more than {} s", PREPARATION_TIME_MAX.as_secs())) } else { Ok(()) }
+}
+
+/// Readings of the CPU clocks.
+struct CpuTimes {
+    server: Duration,
+    client: Duration,
+    machine: Duration,
+}
+
+impl CpuTimes {
+    fn now(server: &Server) -> Result<CpuTimes, String> {
+        let (server, client) = (process::cpu_time(server.pid())?, process::own_cpu_time()?);
+        Ok(CpuTimes { server, client, machine: process::machine_cpu_time()? })
+    }
+}
+
+impl Measured {
+    /// All figures, of the load of that number; CPU is per request of that load.
+    pub fn row(&self, label: impl Into<String>, load: usize) -> Row {
+        let tally = &self.tallies[load];
+        let mut figures = BTreeMap::new();
+        figures.insert(Figure::PerSecond, tally.count as f64 / self.elapsed.as_secs_f64());
+        for (figure, share) in [(Figure::P50, 0.5), (Figure::P99, 0.99), (Figure::P999, 0.999)] {
+            if let Some(latency) = tally.latency.percentile(share) {
+                figures.insert(figure, latency.as_secs_f64());
+            }
+        }
+        let hundred_thousands = tally.count as f64 / 1e5;
+        if tally.count > 0 {
+            figures.insert(Figure::ServerCpu, self.server_cpu.as_secs_f64() / hundred_thousands);
+            figures.insert(Figure::ClientCpu, self.client_cpu.as_secs_f64() / hundred_thousands);
+        }
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get()) as f64;
+        figures.insert(Figure::ForeignCpu, self.foreign_cpu.as_secs_f64() / (self.elapsed.as_secs_f64() * cores));
+        figures.insert(Figure::PeakMemory, self.peak_memory_bytes as f64);
+        Row { label: label.into(), figures }
+    }
+
+    /// Only the latencies of a load that shares the server with a heavier one: its rate and its CPU say nothing.
+    pub fn latency_row(&self, label: impl Into<String>, load: usize) -> Row {
+        self.row(label, load).without(Figure::ServerCpu).without(Figure::ClientCpu)
+    }
+}
