@@ -105,11 +105,7 @@ impl HistorySource for StoreHistory {
 }
 
 fn previous_value(reader: &Reader, request: &PreviousRequest) -> Result<Option<KvBytes>, HistoryFailure> {
-    if let Some(revision) = request.stored
-        && let Some(value) = reader.fetch(revision).map_err(|error| HistoryFailure::Backend(error.to_string()))?
-    {
-        return Ok(Some(value));
-    }
+    // Not by `request.stored`: etcd sends no value from before the compaction, even where one still lies.
     match reader.value_before(key_of(&request.kv), request.revision) {
         Ok(value) => Ok(value),
         // etcd leaves `prev_kv` out when it is compacted.

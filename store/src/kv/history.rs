@@ -59,7 +59,7 @@ pub(crate) fn history(shared: &Shared, from: i64, limit_revisions: usize) -> Res
 
 fn check_not_compacted(shared: &Shared, from: i64) -> Result<(), HistoryError> {
     let compact_revision = shared.compact_revision();
-    if from <= compact_revision { Err(HistoryError::Compacted(compact_revision)) } else { Ok(()) }
+    if from < compact_revision { Err(HistoryError::Compacted(compact_revision)) } else { Ok(()) }
 }
 
 fn event(revision: Revision, tombstone: bool, stored: &Stored<'_>) -> Event {
