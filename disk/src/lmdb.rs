@@ -15,7 +15,7 @@ use heed::{WithoutTls, types};
 use kvorum_store::backend::{Backend, BackendError, Bucket, CommitBatch, Operation, ReadTransaction};
 use parking_lot::{Mutex, RwLock};
 
-use crate::file::{RealFileSystem, create_durable_directories};
+use crate::file::{RealFileSystem, available_bytes, create_durable_directories};
 use crate::{DiskError, FileSystem};
 
 /// Address space reserved for the file. Nothing is allocated; the file takes what it holds.
@@ -145,7 +145,11 @@ impl Generation {
             return Err(error.clone());
         }
         let size_in_use = self.write(batch).map_err(|error| {
-            let error = self.error("write", error);
+            let mut error = self.error("write", error);
+            // LMDB calls a write that found too little room an input/output error.
+            if let Ok(available) = available_bytes(&self.directory) {
+                error.0 += &format!("; the disk has {available} bytes left");
+            }
             *self.failure.lock() = Some(error.clone());
             error
         })?;

@@ -1,8 +1,10 @@
 //! The operating system's files.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -62,6 +64,21 @@ impl FileSystem for RealFileSystem {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         fs::File::open(path)?.sync_all()
     }
+}
+
+/// How much a process like this one can still write where `path` lies.
+#[allow(unsafe_code)]
+pub(crate) fn available_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: `statvfs` is plain data, for which all zeros is a value; the path ends with a zero and outlives the call.
+    let (result, statistics) = unsafe {
+        let mut statistics: libc::statvfs = std::mem::zeroed();
+        (libc::statvfs(path.as_ptr(), &mut statistics), statistics)
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(statistics.f_bavail * statistics.f_frsize)
 }
 
 struct RealFile(fs::File);

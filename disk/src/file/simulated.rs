@@ -17,6 +17,9 @@ use super::{File, FileSystem, OpenMode};
 /// The unit that reaches the disk whole or not at all.
 const SECTOR_BYTES: u64 = 512;
 
+/// The unit in which a write that fails has happened.
+const PAGE_BYTES: u64 = 4096;
+
 /// Stands for the file's length where sectors are chosen.
 const LENGTH_SECTOR: u64 = u64::MAX;
 
@@ -53,8 +56,8 @@ impl SimulatedFileSystem {
         self.state.lock().calls
     }
 
-    /// Makes one call fail: the `after`-th changing call from now, counted from zero. A failing write has written its
-    /// first half. A failing sync has synced nothing, and, as on Linux, a later sync that works does not make up for it.
+    /// Makes one call fail: the `after`-th changing call from now, counted from zero. A failing write has written about
+    /// half, up to the end of a page. A failing sync has synced nothing, and, as on Linux, a later sync that works does not make up for it.
     pub fn fail_call(&self, after: u64, kind: ErrorKind) {
         let mut state = self.state.lock();
         state.fault = Some(Fault { call: state.calls + after, kind });
@@ -391,6 +394,12 @@ impl FileSystem for SimulatedFileSystem {
     }
 }
 
+/// How much of a write of `length` bytes happens if it must end with a page of the file, as a kernel's writes do that
+/// find no room or are interrupted.
+fn whole_pages(offset: u64, length: usize) -> usize {
+    ((offset + length as u64) / PAGE_BYTES * PAGE_BYTES).saturating_sub(offset) as usize
+}
+
 struct SimulatedFile {
     state: Arc<Mutex<State>>,
     node: usize,
@@ -406,8 +415,8 @@ impl File for SimulatedFile {
         let (written, result) = match counted {
             // Without power nothing is written; a write that fails by itself has begun.
             Err(error) if state.fault_lasts => return Err(error),
-            Err(error) => (bytes.len() / 2, Err(error)),
-            Ok(()) if room < bytes.len() => (room, Err(ErrorKind::StorageFull.into())),
+            Err(error) => (whole_pages(offset, bytes.len() / 2), Err(error)),
+            Ok(()) if room < bytes.len() => (whole_pages(offset, room), Err(ErrorKind::StorageFull.into())),
             Ok(()) => (bytes.len(), Ok(())),
         };
         if written > 0 {
@@ -490,5 +499,58 @@ impl Random {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::SimulatedFileSystem;
+    use crate::file::read_whole;
+    use crate::{FileSystem, OpenMode};
+
+    const PATH: &str = "/folder/file";
+
+    fn read(disk: &SimulatedFileSystem) -> Option<Vec<u8>> {
+        let file = disk.open(Path::new(PATH), OpenMode::Read).ok()?;
+        Some(read_whole(&*file).unwrap())
+    }
+
+    #[test]
+    fn what_is_not_synced_may_be_lost_in_sectors() {
+        let disk = SimulatedFileSystem::new();
+        disk.create_directories(Path::new("/folder")).unwrap();
+        let file = disk.open(Path::new(PATH), OpenMode::CreateEmpty).unwrap();
+        assert!((0..50).any(|seed| read(&disk.crash(seed)).is_none()), "the name is not durable");
+        disk.sync_directory(Path::new("/")).unwrap();
+        disk.sync_directory(Path::new("/folder")).unwrap();
+        file.write_at(0, &[1; 1024]).unwrap();
+        file.sync_data().unwrap();
+        file.write_at(0, &[2; 1024]).unwrap();
+        let found: BTreeSet<_> = (0..100)
+            .map(|seed| {
+                let found = read(&disk.crash(seed)).unwrap();
+                assert!(found[..512].iter().all(|byte| *byte == found[0]), "a sector is whole");
+                (found.len(), found[0], found[512])
+            })
+            .collect();
+        assert_eq!(found, BTreeSet::from([(1024, 1, 1), (1024, 1, 2), (1024, 2, 1), (1024, 2, 2)]));
+        file.sync_data().unwrap();
+        assert!((0..100).all(|seed| read(&disk.crash(seed)).unwrap() == [2; 1024]));
+    }
+
+    #[test]
+    fn the_same_seed_leaves_the_same_disk() {
+        let disk = SimulatedFileSystem::new();
+        disk.create_directories(Path::new("/folder")).unwrap();
+        let file = disk.open(Path::new(PATH), OpenMode::CreateEmpty).unwrap();
+        file.write_at(100, &[3; 5000]).unwrap();
+        for seed in 0..20 {
+            assert_eq!(read(&disk.crash(seed)), read(&disk.crash(seed)));
+        }
     }
 }

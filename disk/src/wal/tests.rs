@@ -555,6 +555,38 @@ fn crash_once(batches: &[Batch], later: &[Batch], dies_at: u64, seed: u64) -> Re
     Ok(died)
 }
 
+/// Any call fails once, the disk goes on working, and the log is opened again: by the same machine, and after a crash.
+#[test]
+fn any_failing_call_is_final_and_loses_nothing_synced() {
+    let batch = |sizes: &[usize], is_synced| Batch { replaced: 1, sizes: sizes.to_vec(), with_state: true, is_synced };
+    let batches = [
+        batch(&[10, 3000], true),
+        batch(&[700], false),
+        batch(&[2000, 0], true),
+        batch(&[], false),
+        batch(&[4000], true),
+    ];
+    for kind in [ErrorKind::StorageFull, ErrorKind::Other] {
+        for call in 0.. {
+            let disk = SimulatedFileSystem::new();
+            let mut wal = create(&disk, small_segments());
+            disk.fail_call(call, kind);
+            let mut model = Model::default();
+            if model.drive(&mut wal, &batches).is_ok() {
+                assert!(call > 20, "all calls were tried");
+                break;
+            }
+            assert!(wal.append(&[entry(9, 9, b"later")], None).is_err());
+            drop(wal);
+            let crashed = disk.crash(call);
+            for disk in [disk, crashed] {
+                let (_, recovered) = open(&disk, small_segments()).unwrap();
+                model.check(&recovered).unwrap();
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
