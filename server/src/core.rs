@@ -58,6 +58,16 @@ pub struct CoreConfig {
     pub feature_gates: Vec<(&'static str, &'static str, bool)>,
 }
 
+/// What a core is made of.
+pub struct CoreParts {
+    pub member: Member<Waiter>,
+    pub reader: Reader,
+    pub wal: Wal,
+    pub ids: Arc<RequestIds>,
+    pub publisher: WatchPublisher,
+    pub metrics: Arc<Metrics>,
+}
+
 pub struct Core {
     pub config: CoreConfig,
     pub reader: Reader,
@@ -117,16 +127,8 @@ impl Wanted {
 }
 
 impl Core {
-    pub fn new(
-        config: CoreConfig,
-        member: Member<Waiter>,
-        reader: Reader,
-        wal: Wal,
-        ids: Arc<RequestIds>,
-        publisher: WatchPublisher,
-        metrics: Arc<Metrics>,
-        workers: usize,
-    ) -> Self {
+    pub fn new(config: CoreConfig, parts: CoreParts, workers: usize) -> Self {
+        let CoreParts { member, reader, wal, ids, publisher, metrics } = parts;
         Self {
             config,
             reader,

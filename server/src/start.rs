@@ -24,7 +24,7 @@ use tracing::info;
 
 use crate::background::{self, BackendThread, SnapshotPolicy};
 use crate::config::{AutoCompaction, Config};
-use crate::core::{Core, CoreConfig};
+use crate::core::{Core, CoreConfig, CoreParts};
 use crate::ids::to_hex;
 use crate::metrics::Metrics;
 use crate::urls::Url;
@@ -79,12 +79,14 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
             backend_batch_limit: clamp(config.backend_batch_limit).max(1),
             feature_gates: config.feature_gates.listed().collect(),
         },
-        opened.member,
-        opened.reader,
-        opened.wal,
-        opened.ids,
-        WatchPublisher::new(opened.revision),
-        Arc::new(Metrics::new()),
+        CoreParts {
+            member: opened.member,
+            reader: opened.reader,
+            wal: opened.wal,
+            ids: opened.ids,
+            publisher: WatchPublisher::new(opened.revision),
+            metrics: Arc::new(Metrics::new()),
+        },
         workers,
     ));
     core.note_backend_size(opened.backend.size_bytes(), opened.backend.size_in_use_bytes());
