@@ -40,6 +40,7 @@ options of compare:
   --runs N          runs per case and server; the median is printed (default 3)
   --keys N          keys of the large cases (default 1000000)
   --dir PATH        where the servers keep their data (default target/bench)
+  --others-max N    repeat a run, up to 8 times, while others use more than N percent of the machine
   --no-floor        leave out the empty tonic service
   --markdown        print a Markdown table";
 
