@@ -17,7 +17,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD_BYTES: usize = 9;
 /// The largest frame a peer may send while we announce nothing else; also what any peer accepts.
 const FRAME_BYTES_MAX: usize = 16_384;
-const READ_BUFFER_BYTES: usize = 256 * 1024;
+const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;

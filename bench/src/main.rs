@@ -1,4 +1,12 @@
-//! `kvorum-bench`: measures Kvorum beside etcd, with the same load on both, and prints a table.
+//! `kvorum-bench`: measures Kvorum beside etcd, with the same load on both, and prints a table. It never tunes one of them:
+//! both get the same flags, the same disk, the same order of cases.
+//!
+//! How to read it. Every run starts a server on an empty folder, prepares what its case needs, loads it unrecorded for a
+//! quarter of the time (at most a second), then records. Runs alternate: etcd, Kvorum, floor, etcd, and so on; the table
+//! has medians. The load is a closed loop in this process, on the same cores as the server: so requests per second depend
+//! on what the load generator leaves of the machine, while CPU seconds per 100,000 requests hardly do. Where "others'
+//! CPU" is more than a few percent, something else was running, and rates and latencies say little. The floor is an
+//! empty tonic service with replies of the same size.
 
 mod cases;
 mod compare;
@@ -32,6 +40,7 @@ options of compare:
   --runs N          runs per case and server; the median is printed (default 3)
   --keys N          keys of the large cases (default 1000000)
   --dir PATH        where the servers keep their data (default target/bench)
+  --others-max N    repeat a run, up to 8 times, while others use more than N percent of the machine
   --no-floor        leave out the empty tonic service
   --markdown        print a Markdown table";
 
