@@ -1,0 +1,321 @@
+//! The store's backend over LMDB: one database for each of etcd's buckets, etcd's keys and values inside.
+//!
+//! Commits are synchronous, on the caller's thread. A read transaction sees the last commit; it must be short, since the
+//! file grows while an old one keeps freed pages from being used again. Nothing here knows what a key means.
+
+use std::io;
+use std::ops::{Bound, ControlFlow};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use heed::types::Bytes;
+use heed::{Database, DatabaseFlags, DatabaseStat, Env, EnvFlags, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn};
+use heed::{WithoutTls, types};
+use kvorum_store::backend::{Backend, BackendError, Bucket, CommitBatch, Operation, ReadTransaction};
+use parking_lot::{Mutex, RwLock};
+
+use crate::file::{RealFileSystem, create_durable_directories};
+use crate::{DiskError, FileSystem};
+
+/// Address space reserved for the file. Nothing is allocated; the file takes what it holds.
+pub const MAP_SIZE_BYTES_MAX: usize = 1 << 40;
+
+/// Where address space is limited the reservation is halved down to this.
+pub const MAP_SIZE_BYTES_MIN: usize = 1 << 30;
+
+/// Read transactions that can be open at once, in all processes that have the file open.
+pub const READERS_MAX: u32 = 1024;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LmdbOptions {
+    /// Commits are not synced. A crash of the machine can destroy the file.
+    pub unsafe_no_fsync: bool,
+}
+
+/// The backend. It holds the current [`Generation`]; another may take its place while readers are still in the old one.
+pub struct LmdbBackend {
+    current: RwLock<Arc<Generation>>,
+}
+
+impl LmdbBackend {
+    /// Opens the environment in `directory`, creating it if it is not there.
+    pub fn open(directory: &Path, options: LmdbOptions) -> Result<Self, BackendError> {
+        Ok(Self { current: RwLock::new(Arc::new(Generation::open(directory, options)?)) })
+    }
+
+    /// The environment that new transactions use.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.current.read().clone()
+    }
+
+    /// Puts another environment in place and returns the old one, which closes when its last reader is done. Not to be
+    /// called while a commit runs.
+    pub fn replace(&self, generation: Generation) -> Arc<Generation> {
+        std::mem::replace(&mut *self.current.write(), Arc::new(generation))
+    }
+}
+
+impl Backend for LmdbBackend {
+    fn read(
+        &self,
+        action: &mut dyn FnMut(&dyn ReadTransaction) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        self.generation().read(action)
+    }
+
+    fn commit(&self, batch: &CommitBatch) -> Result<(), BackendError> {
+        self.generation().commit(batch)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.generation().size_bytes.load(Ordering::Relaxed)
+    }
+
+    fn size_in_use_bytes(&self) -> u64 {
+        self.generation().size_in_use_bytes.load(Ordering::Relaxed)
+    }
+}
+
+type BucketDatabase = Database<Bytes, Bytes>;
+
+/// One environment on disk.
+pub struct Generation {
+    environment: Env<WithoutTls>,
+    /// In the order of [`Bucket::ALL`].
+    databases: Vec<BucketDatabase>,
+    directory: PathBuf,
+    size_bytes: AtomicU64,
+    size_in_use_bytes: AtomicU64,
+    /// The first failed commit; LMDB's pages in memory may differ from those on disk after it.
+    failure: Mutex<Option<BackendError>>,
+}
+
+impl Generation {
+    /// Opens the environment in `directory`, creating it if it is not there. The same folder cannot be open twice in one
+    /// process.
+    pub fn open(directory: &Path, options: LmdbOptions) -> Result<Self, BackendError> {
+        let disk_error = |error: DiskError| BackendError(error.to_string());
+        let fail = |error| backend_error("open", directory, error);
+        create_durable_directories(&RealFileSystem, directory).map_err(disk_error)?;
+        let environment = open_environment(directory, options).map_err(fail)?;
+        // A process that was killed leaves its readers registered, and they would keep freed pages for good.
+        environment.clear_stale_readers().map_err(fail)?;
+
+        let mut transaction = environment.write_txn().map_err(fail)?;
+        let mut databases = Vec::with_capacity(Bucket::ALL.len());
+        for bucket in Bucket::ALL {
+            databases.push(open_database(&environment, &mut transaction, bucket).map_err(fail)?);
+        }
+        let size_in_use = size_in_use(&environment, &databases, &transaction).map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+        if !options.unsafe_no_fsync {
+            RealFileSystem
+                .sync_directory(directory)
+                .map_err(|cause| disk_error(DiskError::new("sync", directory, cause)))?;
+        }
+        let generation = Self {
+            environment,
+            databases,
+            directory: directory.to_owned(),
+            size_bytes: AtomicU64::new(0),
+            size_in_use_bytes: AtomicU64::new(size_in_use),
+            failure: Mutex::new(None),
+        };
+        generation.refresh_size();
+        Ok(generation)
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// See [`Backend::read`].
+    pub fn read(
+        &self,
+        action: &mut dyn FnMut(&dyn ReadTransaction) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        let transaction = self.environment.read_txn().map_err(|error| self.error("read", error))?;
+        action(&Reader { generation: self, transaction })
+    }
+
+    /// See [`Backend::commit`]. After a failure every later commit fails with the same error.
+    pub fn commit(&self, batch: &CommitBatch) -> Result<(), BackendError> {
+        if let Some(error) = &*self.failure.lock() {
+            return Err(error.clone());
+        }
+        let size_in_use = self.write(batch).map_err(|error| {
+            let error = self.error("write", error);
+            *self.failure.lock() = Some(error.clone());
+            error
+        })?;
+        self.size_in_use_bytes.store(size_in_use, Ordering::Relaxed);
+        self.refresh_size();
+        Ok(())
+    }
+
+    fn write(&self, batch: &CommitBatch) -> Result<u64, heed::Error> {
+        let mut transaction = self.environment.write_txn()?;
+        for operation in &batch.operations {
+            self.apply(&mut transaction, operation)?;
+        }
+        let size_in_use = size_in_use(&self.environment, &self.databases, &transaction)?;
+        transaction.commit()?;
+        Ok(size_in_use)
+    }
+
+    fn apply(&self, transaction: &mut RwTxn<'_>, operation: &Operation) -> Result<(), heed::Error> {
+        let revisions = self.database(Bucket::Key);
+        match operation {
+            Operation::AppendRevision { revision, tombstone: false, value } => {
+                append(revisions, transaction, &revision.to_key(), value)
+            }
+            Operation::AppendRevision { revision, tombstone: true, value } => {
+                append(revisions, transaction, &revision.to_tombstone_key(), value)
+            }
+            Operation::RemoveRevision { revision, tombstone: false } => {
+                revisions.delete(transaction, &revision.to_key()).map(drop)
+            }
+            Operation::RemoveRevision { revision, tombstone: true } => {
+                revisions.delete(transaction, &revision.to_tombstone_key()).map(drop)
+            }
+            Operation::Put { bucket, key, value } => self.database(*bucket).put(transaction, key, value),
+            Operation::Delete { bucket, key } => self.database(*bucket).delete(transaction, key).map(drop),
+        }
+    }
+
+    fn database(&self, bucket: Bucket) -> BucketDatabase {
+        self.databases[bucket as usize]
+    }
+
+    fn refresh_size(&self) {
+        // The last known size stands if the file cannot be asked; the next commit asks again.
+        if let Ok(size) = self.environment.real_disk_size() {
+            self.size_bytes.store(size, Ordering::Relaxed);
+        }
+    }
+
+    fn error(&self, operation: &str, error: heed::Error) -> BackendError {
+        backend_error(operation, &self.directory, error)
+    }
+}
+
+fn backend_error(operation: &str, directory: &Path, error: heed::Error) -> BackendError {
+    BackendError(format!("cannot {operation} {}: {error}", directory.join("data.mdb").display()))
+}
+
+/// Puts a key that is normally above all others, which needs no search; a replayed one goes where it belongs.
+fn append(database: BucketDatabase, transaction: &mut RwTxn<'_>, key: &[u8], value: &[u8]) -> Result<(), heed::Error> {
+    match database.put_with_flags(transaction, PutFlags::APPEND, key, value) {
+        Err(heed::Error::Mdb(MdbError::KeyExist)) => database.put(transaction, key, value),
+        result => result,
+    }
+}
+
+/// Read-ahead stays on: the walk over all revisions at start needs it, and a random read costs little by it.
+fn open_environment(directory: &Path, options: LmdbOptions) -> Result<Env<WithoutTls>, heed::Error> {
+    let mut map_size = MAP_SIZE_BYTES_MAX;
+    loop {
+        match open_with_map_size(directory, options, map_size) {
+            Err(heed::Error::Io(error))
+                if error.kind() == io::ErrorKind::OutOfMemory && map_size > MAP_SIZE_BYTES_MIN =>
+            {
+                map_size /= 2;
+            }
+            result => return result,
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn open_with_map_size(directory: &Path, options: LmdbOptions, map_size: usize) -> Result<Env<WithoutTls>, heed::Error> {
+    let mut builder = EnvOpenOptions::new().read_txn_without_tls();
+    builder.map_size(map_size).max_readers(READERS_MAX).max_dbs(Bucket::ALL.len() as u32);
+    if options.unsafe_no_fsync {
+        // SAFETY: the flag gives up durability only, which is what the operator asked for.
+        unsafe { builder.flags(EnvFlags::NO_SYNC) };
+    }
+    // SAFETY: the folder is private to the member (mode 0700), which holds the lock of its log while it runs, and nothing
+    // of ours writes into the file but LMDB.
+    unsafe { builder.open(directory) }
+}
+
+fn open_database(
+    environment: &Env<WithoutTls>,
+    transaction: &mut RwTxn<'_>,
+    bucket: Bucket,
+) -> Result<BucketDatabase, heed::Error> {
+    let mut options = environment.database_options().types::<Bytes, Bytes>();
+    options.name(bucket.name()).flags(DatabaseFlags::empty()).create(transaction)
+}
+
+/// The pages of all trees, and the two that describe them. Counts are kept by LMDB with each tree: nothing is walked.
+fn size_in_use(
+    environment: &Env<WithoutTls>,
+    databases: &[BucketDatabase],
+    transaction: &RoTxn<'_>,
+) -> Result<u64, heed::Error> {
+    const META_PAGES: usize = 2;
+    let names: Option<Database<types::Bytes, types::DecodeIgnore>> = environment.open_database(transaction, None)?;
+    let mut pages = META_PAGES;
+    let mut page_size = 0;
+    let mut count = |stat: DatabaseStat| {
+        pages += stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+        page_size = u64::from(stat.page_size);
+    };
+    if let Some(names) = names {
+        count(names.stat(transaction)?);
+    }
+    for database in databases {
+        count(database.stat(transaction)?);
+    }
+    Ok(pages as u64 * page_size)
+}
+
+struct Reader<'g> {
+    generation: &'g Generation,
+    transaction: RoTxn<'g, WithoutTls>,
+}
+
+impl Reader<'_> {
+    fn error(&self, error: heed::Error) -> BackendError {
+        self.generation.error("read", error)
+    }
+}
+
+impl ReadTransaction for Reader<'_> {
+    fn fetch(&self, bucket: Bucket, key: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<bool, BackendError> {
+        // LMDB calls a key it could not hold an error; it is simply not there.
+        if key.is_empty() || key.len() > self.generation.environment.max_key_size() {
+            return Ok(false);
+        }
+        let value = self.generation.database(bucket).get(&self.transaction, key).map_err(|error| self.error(error))?;
+        if let Some(value) = value {
+            receive(value);
+        }
+        Ok(value.is_some())
+    }
+
+    fn scan(
+        &self,
+        bucket: Bucket,
+        from: &[u8],
+        until: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), BackendError> {
+        if until.is_some_and(|until| from >= until) {
+            return Ok(());
+        }
+        let from = if from.is_empty() { Bound::Unbounded } else { Bound::Included(from) };
+        let until = until.map_or(Bound::Unbounded, Bound::Excluded);
+        let database = self.generation.database(bucket);
+        let records = database.range(&self.transaction, &(from, until)).map_err(|error| self.error(error))?;
+        for record in records {
+            let (key, value) = record.map_err(|error| self.error(error))?;
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

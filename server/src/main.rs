@@ -1,0 +1,93 @@
+//! The binary `kvorum`: reads what it is asked for, sets up the log, and hands over to the library. Exit codes are
+//! etcd's: 2 for a command line that cannot be read, 1 for one that makes no sense.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use kvorum_server::config::{self, Command, Config, Failure, Notice};
+use kvorum_server::ids::to_hex;
+use kvorum_server::log::{self, Level, LogConfig, Value};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(|text| text.to_string_lossy().into_owned()).collect();
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .collect();
+    match config::parse(&arguments, &environment) {
+        Ok(Command::Version) => print(&config::version_text()),
+        Ok(Command::Help) => {
+            eprint!("{}", config::USAGE);
+            print(&config::flags_text())
+        }
+        Ok(Command::Serve { config, notices }) => serve(&config, &notices),
+        Err(Failure::Usage { message }) => {
+            eprint!("{message}\n{}", config::USAGE);
+            ExitCode::from(2)
+        }
+        Err(Failure::Refused { message, notices, log }) => {
+            start_log(&log);
+            announce(&notices);
+            log::emit(Level::Warn, "failed to verify flags", &[("error", Value::Text(message))]);
+            ExitCode::FAILURE
+        }
+        Err(Failure::Fatal { message, fields, notices }) => {
+            start_log(&LogConfig::default());
+            announce(&notices);
+            log::emit(Level::Fatal, &message, &fields);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: &Config, notices: &[Notice]) -> ExitCode {
+    if !start_log(&config.log) {
+        return ExitCode::FAILURE;
+    }
+    announce(notices);
+    let arguments: Vec<String> = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
+    log::emit(Level::Info, "Running: ", &[("args", Value::List(arguments))]);
+    log::emit(Level::Info, "starting an etcd server", &config.log_fields());
+    if config.member_dir().exists() {
+        return ExitCode::SUCCESS;
+    }
+    match config.bootstrap() {
+        Ok(bootstrap) => {
+            let ids = [("local-member-id", bootstrap.member_id), ("cluster-id", bootstrap.cluster_id)];
+            let fields = ids.map(|(name, id)| (name, Value::Text(to_hex(id))));
+            log::emit(Level::Info, "starting local member", &fields);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            log::emit(Level::Fatal, "discovery failed", &[("error", Value::Text(error.to_string()))]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// False when an output cannot be opened, which is then said on standard error.
+fn start_log(log: &LogConfig) -> bool {
+    match log::init(log) {
+        Ok(()) => true,
+        Err(error) => {
+            log::emit(Level::Warn, "failed to verify flags", &[("error", Value::Text(error))]);
+            false
+        }
+    }
+}
+
+fn announce(notices: &[Notice]) {
+    for notice in notices {
+        log::emit(notice.level, &notice.message, &notice.fields);
+    }
+}
+
+/// A closed standard output is no reason to panic.
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
