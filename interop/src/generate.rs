@@ -289,7 +289,7 @@ impl Generator {
             if self.random.chance(2) {
                 self.overfill(&mut request);
             }
-            if keeps_something(&request) {
+            if puts_something(&request) {
                 spare_open_deletes(&mut request);
             }
         }
@@ -463,19 +463,20 @@ fn operations_mut(request: &mut pb::TxnRequest) -> impl Iterator<Item = &mut Req
     branches.filter_map(|operation| operation.request.as_mut())
 }
 
-/// Whether a put in a transaction, however deep, keeps a key's value or lease.
-fn keeps_something(request: &pb::TxnRequest) -> bool {
+/// Whether a transaction, however deep, has a put.
+fn puts_something(request: &pb::TxnRequest) -> bool {
     let operations = request.success.iter().chain(&request.failure).filter_map(|operation| operation.request.as_ref());
     operations.into_iter().any(|operation| match operation {
-        Request::RequestPut(put) => put.ignore_value || put.ignore_lease,
-        Request::RequestTxn(nested) => keeps_something(nested),
+        Request::RequestPut(_) => true,
+        Request::RequestTxn(nested) => puts_something(nested),
         Request::RequestRange(_) | Request::RequestDeleteRange(_) => false,
     })
 }
 
-/// Makes open-ended deletes single. etcd 3.7.1 does not see that they overlap with the transaction's puts; when such a
-/// put keeps the value or lease of a key that was just deleted, it dies with "index out of range", and again at every
-/// start, since the entry stays in its log.
+/// Makes open-ended deletes single. etcd 3.7.1 does not see that they overlap with the transaction's puts, and a put of a
+/// key that the same transaction deleted kills it in two ways: when the put keeps the value or lease, it dies of "index out
+/// of range" at once and at every start, since the entry stays in its log; and after a compaction at that very revision the
+/// key is gone from the backend but not from the index, so that it dies of "range failed to find revision pair" when read.
 fn spare_open_deletes(request: &mut pb::TxnRequest) {
     for operation in operations_mut(request) {
         match operation {

@@ -1,9 +1,24 @@
 //! What proves a server equal to etcd from outside: real clients, a real etcd as the oracle, and the comparison of
 //! their answers. Nothing here may look inside the server under test: it is a process with a port.
 //!
+//! What the tests take from the environment:
+//!
+//! | variable | meaning | else |
+//! |---|---|---|
+//! | `KVORUM_TEST_SERVER` | path of an etcd-compatible server to test | the workspace's `kvorum`, built |
+//! | `KVORUM_REQUIRE_TOOLS` | 1: a missing tool (`etcdctl`, Go) fails its tests | they are skipped |
+//! | `KVORUM_DIFF_SEED` | seed of the requests and of the first hashed history | fixed |
+//! | `KVORUM_DIFF_REQUESTS` | how many requests | 20,000 |
+//! | `KVORUM_DIFF_LEFT`, `KVORUM_DIFF_RIGHT` | a binary's path or the URL of a fresh member | oracle, server under test |
+//! | `KVORUM_HASH_HISTORIES` | how many histories are hashed | 20 |
+//! | `KVORUM_CRASH_ROUNDS`, `KVORUM_CRASH_SEED` | how often the server is killed, and when | 50, 1 |
+//!
+//! Every test prints its seed when it fails; a failing test keeps the folders and logs of its members.
+//!
 //! Modules in reading order: [`tools`] finds programs, [`process`] runs them, [`raw`] speaks gRPC, [`call`] names the
 //! requests and replies, [`random`] and [`generate`] make them, [`compare`] judges a pair of replies, [`watching`]
-//! follows watch streams, [`pair`] sends one request to two servers, [`differ`] drives them in lockstep, [`history`] computes what a history must hash to.
+//! follows watch streams, [`pair`] sends one request to two servers, [`differ`] drives them in lockstep, [`history`]
+//! computes what a history must hash to.
 
 pub mod call;
 pub mod compare;

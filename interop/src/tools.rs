@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// With this variable set to 1, a missing program is a failure instead of a skip.
 pub const REQUIRE: &str = "KVORUM_REQUIRE_TOOLS";
@@ -58,6 +58,9 @@ pub fn etcdctl() -> Result<PathBuf, String> {
 
 /// One of the Go programs of `tests/go/cmd`, built into the target folder. Err when Go or its modules cannot be had.
 pub fn go_program(name: &str) -> Result<PathBuf, String> {
+    // Tests of one executable run side by side, and a program that runs cannot be written.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let go = on_path("go").ok_or_else(|| "go not installed".to_owned())?;
     let source = workspace_root().join("tests/go");
     let modules = Command::new(&go).current_dir(&source).args(["mod", "download"]).output();

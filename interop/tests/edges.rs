@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use kvorum_api::{etcdserverpb as pb, healthpb};
 use kvorum_interop::call::{Call, Reply};
 use kvorum_interop::pair::{Half, both};
@@ -269,4 +270,66 @@ async fn the_hash_of_a_finished_compaction() {
     // Even at an older compaction, which is gone for everything else.
     assert!(both(&left, &right, &Call::HashKv(pb::HashKvRequest { revision: 3 })).await.is_ok());
     assert!(both(&left, &right, &Call::HashKv(pb::HashKvRequest { revision: 4 })).await.is_err());
+}
+
+/// A watch that asked for it gets progress at each interval without events, under its own id.
+#[tokio::test]
+async fn periodic_progress() {
+    let Some(server) = tools::or_skip(tools::server_under_test()) else { return };
+    let flags = ["--watch-progress-notify-interval=200ms"];
+    let half = Half::start(Kind::Server, &server, &flags).await;
+    half.send(&Call::Put(put("a", "1"))).await.expect("a put succeeds");
+    let create = |watch_id, progress_notify| pb::WatchRequest {
+        request_union: Some(pb::watch_request::RequestUnion::CreateRequest(pb::WatchCreateRequest {
+            key: "a".into(),
+            watch_id,
+            progress_notify,
+            ..Default::default()
+        })),
+    };
+    let requests = [create(7, true), create(8, false)];
+    let open = futures_util::stream::iter(requests).chain(futures_util::stream::pending());
+    let mut client = pb::watch_client::WatchClient::new(half.channel.clone());
+    let mut responses = client.watch(open).await.expect("the stream opens").into_inner();
+    let mut progress = 0;
+    while progress < 2 {
+        let next = tokio::time::timeout(ARRIVAL, responses.message()).await.expect("progress must come in time");
+        let response = next.expect("the stream goes on").expect("the stream does not end");
+        if !response.created {
+            let revision = response.header.map(|header| header.revision);
+            assert_eq!((response.watch_id, revision, response.events.len()), (7, Some(2), 0), "{response:?}");
+            progress += 1;
+        }
+    }
+}
+
+fn http_get(url: &str, path: &str) -> (String, String) {
+    let address = url.trim_start_matches("http://");
+    let mut connection = TcpStream::connect(address).expect("the port is open");
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+        .expect("a request is sent");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).expect("an answer is text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+/// Plain HTTP on the client port.
+#[tokio::test]
+async fn pages() {
+    let Some((left, right)) = start().await else { return };
+    for path in ["/health", "/health?serializable=true", "/readyz", "/livez", "/nothing"] {
+        let (one, other) = (http_get(left.member.url(), path), http_get(right.member.url(), path));
+        assert_eq!(one, other, "{path}");
+    }
+    let versions = [&left, &right].map(|half| {
+        let (status, body) = http_get(half.member.url(), "/version");
+        let body: serde_json::Value = serde_json::from_str(&body).expect("the version is JSON");
+        // The storage version is decided some seconds after the start.
+        (status, body["etcdserver"].clone(), body["etcdcluster"].clone())
+    });
+    assert_eq!(versions[0], versions[1]);
+    let (status, metrics) = http_get(right.member.url(), "/metrics");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(metrics.contains("etcd_server_has_leader 1"), "{metrics}");
 }
