@@ -1,14 +1,18 @@
 //! `cargo xtask`: what developers and CI run. Commands that check never write; only `codegen` does, and
 //! `compare` below the target folder.
 
+mod check;
 mod codegen;
 mod compare;
+mod dependencies;
+mod map;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask <command>
 
 commands:
+  check            what CI runs: generated code, map, dependency policy, format, lints, tests
   codegen          regenerate api/src/generated from api/proto
   codegen --check  fail if the generated files are not what codegen would write
   compare --etcd PATH [--kvorum PATH] [--only CASE,...] [--seconds N] [--runs N] [--keys N] [--markdown]
@@ -18,6 +22,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
+        ["check"] => check::run(),
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["compare", rest @ ..] => compare::run(rest),

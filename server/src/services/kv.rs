@@ -119,6 +119,10 @@ pub fn delete_range(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Re
 pub fn txn(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
     let request: TxnRequest = match decode(message.clone()) {
         Ok(request) => request,
+        // The decoder takes less nesting than etcd's, which counts each level as an operation.
+        Err(_) if is_nested_deeply(&message) => {
+            return worker.finish(call.method, respond, Err(EtcdError::TooManyOps.into()));
+        }
         Err(status) => return worker.finish(call.method, respond, Err(status)),
     };
     if !is_read_only(&request) && worker.core.config.quota_bytes.is_some() {
@@ -177,6 +181,45 @@ pub fn compact(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Respond
     }
 }
 
+/// Levels of nested transactions that the decoder takes for certain; each level is two nested messages.
+const NESTED_TXNS_MAX: usize = 45;
+
+/// Whether an encoded `TxnRequest` nests transactions deeper than [`NESTED_TXNS_MAX`]. It only follows the framing, with
+/// a stack of its own, and does not care whether anything else decodes.
+fn is_nested_deeply(message: &[u8]) -> bool {
+    let mut open: Vec<(&[u8], usize)> = vec![(message, 0)];
+    while let Some((txn, depth)) = open.pop() {
+        if depth > NESTED_TXNS_MAX {
+            return true;
+        }
+        for operation in fields(txn).filter(|(number, _)| *number == 2 || *number == 3) {
+            open.extend(fields(operation.1).filter(|(number, _)| *number == 4).map(|(_, txn)| (txn, depth + 1)));
+        }
+    }
+    false
+}
+
+/// The length-delimited fields of a message; ends at anything malformed.
+fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    std::iter::from_fn(move || {
+        loop {
+            let tag = prost::encoding::decode_varint(&mut bytes).ok()?;
+            match tag & 7 {
+                0 => drop(prost::encoding::decode_varint(&mut bytes).ok()?),
+                1 => bytes = bytes.get(8..)?,
+                5 => bytes = bytes.get(4..)?,
+                2 => {
+                    let length = usize::try_from(prost::encoding::decode_varint(&mut bytes).ok()?).ok()?;
+                    let (field, rest) = bytes.split_at_checked(length)?;
+                    bytes = rest;
+                    return Some((tag >> 3, field));
+                }
+                _ => return None,
+            }
+        }
+    })
+}
+
 /// Wraps the request's own bytes into an `InternalRaftRequest` and takes it towards the log.
 fn propose(worker: &Rc<Worker>, call: Call, tag: u8, message: &Bytes, respond: Responder, physical: bool) {
     let id = worker.core.ids.next_id();
@@ -231,6 +274,28 @@ mod tests {
     use super::*;
     use kvorum_api::etcdserverpb::RequestHeader;
     use prost::Message;
+
+    fn nested(levels: usize) -> Vec<u8> {
+        let mut message = Vec::new();
+        for _ in 0..levels {
+            let mut operation = vec![4 << 3 | 2];
+            prost::encoding::encode_varint(message.len() as u64, &mut operation);
+            operation.append(&mut message);
+            message.push(2 << 3 | 2);
+            prost::encoding::encode_varint(operation.len() as u64, &mut message);
+            message.append(&mut operation);
+        }
+        message
+    }
+
+    #[test]
+    fn deep_nesting_is_told_from_garbage() {
+        assert!(is_nested_deeply(&nested(50)));
+        assert!(is_nested_deeply(&nested(2_000)));
+        assert!(!is_nested_deeply(&nested(40)));
+        assert!(decode::<TxnRequest>(nested(40).into()).is_ok());
+        assert!(!is_nested_deeply(b"\xff\xff\xff"));
+    }
 
     #[test]
     fn wrapping_equals_encoding_the_whole_request() {

@@ -30,7 +30,7 @@ pub fn status(worker: &Rc<Worker>) -> Result<Bytes, Status> {
     }
     for alarm in worker.reader.alarms() {
         let kind = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
-        errors.push(format!("memberID:{} alarm:{kind} ", alarm.member_id));
+        errors.push(format!("memberID:{} alarm:{kind}", alarm.member_id));
     }
     Ok(frame_of(&StatusResponse {
         header: header(core, worker.reader.revision()),
