@@ -1,9 +1,10 @@
 //! Makes the stream of random requests, valid and invalid, from a seed. What it makes may depend on the revisions that
 //! replies showed, which are the same on both sides, and on nothing else.
 //!
-//! What kills etcd is not asked for ([`spare_open_deletes`]), nor what it answers differently from run to run: leases short enough to expire are revoked by the next
-//! request, and a hash at a compacted revision is asked for only once that compaction is known to be finished (until then
-//! etcd computes it; from then on it gives the hash it took while compacting, which covers other revisions).
+//! What kills etcd is not asked for ([`spare_open_deletes`]), nor what it answers differently from run to run: leases short
+//! enough to expire are revoked by the next request, and a hash at a compacted revision is asked for only once that
+//! compaction is known to be finished (until then etcd computes it; from then on it gives the hash it took while
+//! compacting, which covers other revisions).
 
 use std::collections::VecDeque;
 
