@@ -34,7 +34,8 @@ pub fn anonymous(mut outcome: Outcome, identity: Identity) -> Outcome {
         match reply {
             Reply::Status(status) => {
                 for error in &mut status.errors {
-                    *error = error.replace(&identity.member_id.to_string(), "0");
+                    // Go's text form of a message puts one space or two between fields, by the build.
+                    *error = error.replace(&identity.member_id.to_string(), "0").replace("  ", " ");
                 }
                 let is_leader = status.leader == identity.member_id;
                 let is_term = status.raft_term == identity.raft_term;

@@ -305,3 +305,32 @@ async fn nothing_acknowledged_is_lost() {
         round(&mut member, &mut random, &mut known, number).await;
     }
 }
+
+/// The check, seen failing: a write that is not there, one with another value, one that nobody made, a lost lease.
+#[tokio::test]
+async fn what_is_wrong_is_found() {
+    let Some(server) = tools::or_skip(tools::server_under_test()) else { return };
+    let member = Member::start(Kind::Server, &server, &[]).expect("the server must start");
+    let channel = raw::channel(member.url());
+    let written = put("a", "1", 0);
+    Call::Put(written.clone()).send(&channel).await.expect("a put succeeds");
+    let claim = |put: &pb::PutRequest, lease| Write { call: Call::Put(put.clone()), effects: vec![effect(put)], lease };
+    let outcomes = |acknowledged: Vec<(i64, Write)>| Outcomes { acknowledged, pending: Vec::new() };
+    let claims = [
+        (outcomes(vec![(2, claim(&written, None))]), true),
+        (Outcomes { acknowledged: Vec::new(), pending: vec![claim(&written, None)] }, true),
+        (outcomes(vec![(2, claim(&written, None)), (3, claim(&put("b", "2", 0), None))]), false),
+        (outcomes(vec![(2, claim(&put("a", "2", 0), None))]), false),
+        (outcomes(Vec::new()), false),
+        (outcomes(vec![(2, claim(&written, Some(LeaseChange::Granted(5))))]), false),
+    ];
+    for (outcomes, right) in claims {
+        let channel = channel.clone();
+        let checked = tokio::spawn(async move {
+            let mut known = Known { history: History::default(), leases: BTreeSet::new(), compacted: -1 };
+            known.follow(&channel, &outcomes).await;
+            known.check(&channel, &outcomes).await;
+        });
+        assert_eq!(checked.await.is_ok(), right);
+    }
+}

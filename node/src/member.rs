@@ -45,11 +45,19 @@ pub struct Turn<W> {
     pub compaction_scheduled: bool,
     /// Leases came or went: renewals that wait for a revocation look again.
     pub leases_changed: bool,
+    /// A request was over quota: the alarm is to be raised for the cluster.
+    pub space_exceeded: bool,
 }
 
 impl<W> Default for Turn<W> {
     fn default() -> Self {
-        Self { replies: Vec::new(), events: Vec::new(), compaction_scheduled: false, leases_changed: false }
+        Self {
+            replies: Vec::new(),
+            events: Vec::new(),
+            compaction_scheduled: false,
+            leases_changed: false,
+            space_exceeded: false,
+        }
     }
 }
 
@@ -255,6 +263,12 @@ impl<W> Member<W> {
         let outcome = self.writer.apply(position, &request, &mut self.effects).map_err(MemberFailure::Apply)?;
         turn.events.append(&mut self.effects.events);
         turn.compaction_scheduled |= std::mem::take(&mut self.effects.compaction_scheduled);
+        turn.space_exceeded |= std::mem::take(&mut self.effects.space_exceeded);
+        // Told to nobody here: the metrics page and the status read them from the store.
+        self.effects.alarms_raised.clear();
+        self.effects.alarms_lifted.clear();
+        self.effects.cluster_version = None;
+        self.effects.membership_changed = false;
         for change in self.effects.leases.drain(..) {
             turn.leases_changed = true;
             match change {

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvorum_api::EtcdError;
-use kvorum_api::etcdserverpb::InternalRaftRequest;
+use kvorum_api::etcdserverpb::alarm_request::AlarmAction;
+use kvorum_api::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest};
 use kvorum_disk::wal::{HardState as WalHardState, WalEntry};
 use kvorum_disk::{DiskError, Wal};
 use kvorum_node::lease_timers::Renewal;
@@ -384,6 +385,20 @@ impl Core {
         if turn.leases_changed {
             self.leases_changed.notify_waiters();
         }
+        if turn.space_exceeded {
+            let (id, data) = self.state.lock().number(self.no_space_request());
+            self.enqueue(std::iter::once(Proposal { id, data, waiter: Waiter::Nobody }));
+        }
+    }
+
+    /// Raises the NOSPACE alarm for this member.
+    pub fn no_space_request(&self) -> InternalRaftRequest {
+        let alarm = AlarmRequest {
+            action: AlarmAction::Activate as i32,
+            member_id: self.config.member_id,
+            alarm: AlarmType::Nospace as i32,
+        };
+        InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() }
     }
 
     /// Runs raft to rest on the calling thread: at start, before anything else runs, and at a stop.

@@ -50,7 +50,8 @@ impl Backend for MemoryBackend {
         &self,
         action: &mut dyn FnMut(&dyn ReadTransaction) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        let records = self.records.read();
+        // Not behind a waiting commit: a reader may hold a lock that another reader's action wants.
+        let records = self.records.read_recursive();
         action(&MemoryTransaction(&records))
     }
 

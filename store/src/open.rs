@@ -187,9 +187,33 @@ fn read_index(backend: &dyn Backend, value_bytes_max: u64) -> Result<(Index, i64
         }
         from = Revision::new(last.main, last.sub + 1);
     }
-    // Stable, so that a key's revisions stay in order.
-    restored.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok((Index::from_sorted(restored, value_bytes_max), last.main))
+    let order = key_order(&restored);
+    Ok((Index::from_sorted(restored, &order, value_bytes_max), last.main))
+}
+
+/// The positions of the revisions in key order, those of one key in revision order. Most comparisons are decided by eight
+/// bytes after what all keys have in common, without touching the keys.
+fn key_order(restored: &[RestoredRevision]) -> Vec<usize> {
+    let Some(first) = restored.first() else { return Vec::new() };
+    let mut common = first.key.len();
+    for revision in restored {
+        let equal = first.key[..common].iter().zip(&revision.key[..]).take_while(|(a, b)| a == b);
+        common = equal.count();
+    }
+    let digest = |key: &[u8]| {
+        let mut bytes = [0; 8];
+        let rest = &key[common..];
+        let length = rest.len().min(8);
+        bytes[..length].copy_from_slice(&rest[..length]);
+        u64::from_be_bytes(bytes)
+    };
+    let mut order: Vec<(u64, usize)> =
+        restored.iter().enumerate().map(|(position, revision)| (digest(&revision.key), position)).collect();
+    order.sort_unstable_by(|a, b| {
+        let by_key = || restored[a.1].key.cmp(&restored[b.1].key);
+        a.0.cmp(&b.0).then_with(by_key).then(a.1.cmp(&b.1))
+    });
+    order.into_iter().map(|(_, position)| position).collect()
 }
 
 fn restore_revision(key: &[u8], value: &[u8], value_bytes_free: &mut u64) -> Result<RestoredRevision, &'static str> {

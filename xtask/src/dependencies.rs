@@ -27,8 +27,7 @@ pub fn check() -> Result<(), String> {
 }
 
 fn judge(lock: &str) -> Result<(), String> {
-    let names: Vec<&str> =
-        lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).collect();
+    let names: Vec<&str> = lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).collect();
     if let Some((name, reason)) = REFUSED.iter().find(|(name, _)| names.contains(name)) {
         return Err(format!("{name} is refused: {reason}"));
     }

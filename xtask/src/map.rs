@@ -11,10 +11,8 @@ pub fn check() -> Result<(), String> {
 }
 
 fn compare(members: &[String], map: &str) -> Result<(), String> {
-    let described: Vec<&str> = map
-        .lines()
-        .filter_map(|line| line.strip_prefix("### `")?.split_once('`').map(|(name, _)| name))
-        .collect();
+    let described: Vec<&str> =
+        map.lines().filter_map(|line| line.strip_prefix("### `")?.split_once('`').map(|(name, _)| name)).collect();
     for member in members {
         if !described.contains(&member.as_str()) {
             return Err(format!("ARCHITECTURE.md has no section \"### `{member}`\""));

@@ -5,12 +5,11 @@ use std::rc::Rc;
 use bytes::Bytes;
 use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::{
-    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest,
-    TxnRequest, alarm_request::AlarmAction,
+    CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest, TxnRequest,
 };
 use kvorum_store::{
-    Progress, RangeCursor, ReadError, Reply, TxnStep, check_delete_range, check_put, check_range, check_txn,
-    is_read_only, is_serializable_txn, quota_cost,
+    Progress, RangeCursor, RangeReply, ReadError, Reply, TxnStep, check_delete_range, check_put, check_range,
+    check_txn, is_read_only, is_serializable_txn, quota_cost,
 };
 
 use super::{Call, is_linearized, linearize, on_reader_pool, read_status};
@@ -48,18 +47,17 @@ pub fn range(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder
 }
 
 fn begin_range(worker: &Rc<Worker>, call: Call, request: &RangeRequest, respond: Responder) {
-    let revision = worker.reader.revision();
     let mut cursor = match worker.reader.range(request) {
         Ok(cursor) => cursor,
         Err(error) => return worker.finish(call.method, respond, Err(read_status(&error))),
     };
     match cursor.advance(RANGE_SLICE_BYTES) {
-        Ok(Progress::Done) => reply(worker, call, revision, &Reply::Range(cursor.finish()), respond),
+        Ok(Progress::Done) => reply_range(worker, call, cursor.finish(), respond),
         Ok(progress) => {
             let worker = Rc::clone(worker);
             tokio::task::spawn_local(async move {
                 match finish_range(cursor, progress).await {
-                    Ok(reply_of_range) => reply(&worker, call, revision, &reply_of_range, respond),
+                    Ok(found) => reply_range(&worker, call, found, respond),
                     Err(status) => worker.finish(call.method, respond, Err(status)),
                 }
             });
@@ -70,10 +68,10 @@ fn begin_range(worker: &Rc<Worker>, call: Call, request: &RangeRequest, respond:
 
 /// Goes on in slices, so that other requests of the thread run in between; on the reader pool once a value is not in
 /// memory.
-async fn finish_range(mut cursor: RangeCursor, mut progress: Progress) -> Result<Reply, Status> {
+async fn finish_range(mut cursor: RangeCursor, mut progress: Progress) -> Result<RangeReply, Status> {
     loop {
         match progress {
-            Progress::Done => return Ok(Reply::Range(cursor.finish())),
+            Progress::Done => return Ok(cursor.finish()),
             Progress::More => {
                 tokio::task::yield_now().await;
                 progress = cursor.advance(RANGE_SLICE_BYTES).map_err(|error| read_status(&error))?;
@@ -81,7 +79,7 @@ async fn finish_range(mut cursor: RangeCursor, mut progress: Progress) -> Result
             Progress::NeedsBackend => {
                 let finished = on_reader_pool(move || {
                     cursor.advance_with_backend()?;
-                    Ok::<_, ReadError>(Reply::Range(cursor.finish()))
+                    Ok::<_, ReadError>(cursor.finish())
                 })
                 .await?;
                 return finished.map_err(|error| read_status(&error));
@@ -117,12 +115,13 @@ pub fn delete_range(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Re
 }
 
 pub fn txn(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
+    // The decoder takes less nesting than etcd's, which counts each level as an operation. What is let in here must also
+    // decode inside its log entry, one level down.
+    if is_nested_deeply(&message) {
+        return worker.finish(call.method, respond, Err(EtcdError::TooManyOps.into()));
+    }
     let request: TxnRequest = match decode(message.clone()) {
         Ok(request) => request,
-        // The decoder takes less nesting than etcd's, which counts each level as an operation.
-        Err(_) if is_nested_deeply(&message) => {
-            return worker.finish(call.method, respond, Err(EtcdError::TooManyOps.into()));
-        }
         Err(status) => return worker.finish(call.method, respond, Err(status)),
     };
     if !is_read_only(&request) && worker.core.config.quota_bytes.is_some() {
@@ -157,14 +156,13 @@ fn begin_txn(worker: &Rc<Worker>, call: Call, request: TxnRequest, message: &Byt
 }
 
 fn begin_read_only_txn(worker: &Rc<Worker>, call: Call, request: &TxnRequest, respond: Responder) {
-    let revision = worker.reader.revision();
     match worker.reader.read_only_txn(request) {
-        Ok(TxnStep::Done(done)) => reply(worker, call, revision, &Reply::Txn(done), respond),
+        Ok(TxnStep::Done(done)) => reply(worker, call, done.revision, &Reply::Txn(done), respond),
         Ok(TxnStep::NeedsBackend(job)) => {
             let worker = Rc::clone(worker);
             tokio::task::spawn_local(async move {
                 match on_reader_pool(move || job.run()).await {
-                    Ok(Ok(done)) => reply(&worker, call, revision, &Reply::Txn(done), respond),
+                    Ok(Ok(done)) => reply(&worker, call, done.revision, &Reply::Txn(done), respond),
                     Ok(Err(error)) => worker.finish(call.method, respond, Err(read_status(&error))),
                     Err(status) => worker.finish(call.method, respond, Err(status)),
                 }
@@ -251,15 +249,13 @@ fn refuse_for_space(worker: &Rc<Worker>, call: Call, respond: Responder) {
 
 /// Proposes the NOSPACE alarm for this member.
 pub(super) async fn raise_no_space(core: &crate::core::Core) {
-    let alarm = AlarmRequest {
-        action: AlarmAction::Activate as i32,
-        member_id: core.config.member_id,
-        alarm: AlarmType::Nospace as i32,
-    };
-    let request = InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() };
-    if let Err(error) = core.propose(request).await {
+    if let Err(error) = core.propose(core.no_space_request()).await {
         tracing::warn!(error = %error, "failed to raise alarm");
     }
+}
+
+fn reply_range(worker: &Rc<Worker>, call: Call, found: RangeReply, respond: Responder) {
+    reply(worker, call, found.revision, &Reply::Range(found), respond);
 }
 
 fn reply(worker: &Rc<Worker>, call: Call, revision: i64, reply: &Reply, respond: Responder) {
@@ -293,7 +289,10 @@ mod tests {
         assert!(is_nested_deeply(&nested(50)));
         assert!(is_nested_deeply(&nested(2_000)));
         assert!(!is_nested_deeply(&nested(40)));
-        assert!(decode::<TxnRequest>(nested(40).into()).is_ok());
+        let accepted = nested(NESTED_TXNS_MAX);
+        assert!(!is_nested_deeply(&accepted));
+        assert!(InternalRaftRequest::decode(wrap(TXN_TAG, &accepted, u64::MAX)).is_ok());
+        assert!(is_nested_deeply(&nested(NESTED_TXNS_MAX + 1)));
         assert!(!is_nested_deeply(b"\xff\xff\xff"));
     }
 

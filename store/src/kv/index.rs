@@ -88,34 +88,50 @@ impl KeyEntry {
         self.latest = stamp;
     }
 
-    /// Forgets what a compaction at `at` makes unreachable, handing every forgotten revision to `forget`. What remains of
-    /// the past is the put that was current at `at`, or a tombstone exactly at `at`, which etcd keeps. False if nothing
-    /// remains.
-    fn compact(&mut self, at: i64, forget: &mut dyn FnMut(&Stamp)) -> bool {
+    /// Forgets what a compaction at `at` makes unreachable, oldest first and at most `limit` revisions, handing each to
+    /// `forget`. What remains of the past is the put that was current at `at`, or a tombstone exactly at `at`, which etcd
+    /// keeps.
+    fn compact(&mut self, at: i64, limit: usize, forget: &mut dyn FnMut(&Stamp)) -> Compacted {
         let unreachable = |stamp: &Stamp| stamp.is_tombstone() && stamp.revision.main < at;
-        if self.latest.revision.main <= at {
-            for stamp in self.older.take().as_deref().into_iter().flatten() {
-                forget(stamp);
-            }
-            if unreachable(&self.latest) {
-                forget(&self.latest);
-                return false;
-            }
-            return true;
+        let older = self.older.as_deref().map_or(&[][..], Vec::as_slice);
+        let latest_is_past = self.latest.revision.main <= at;
+        let forgotten = if latest_is_past {
+            older.len()
+        } else {
+            let past = older.partition_point(|stamp| stamp.revision.main <= at);
+            let keep_one = past > 0 && !unreachable(&older[past - 1]);
+            past - usize::from(keep_one)
+        };
+        self.forget_oldest(forgotten.min(limit), forget);
+        if forgotten > limit {
+            Compacted::Partly
+        } else if latest_is_past && unreachable(&self.latest) {
+            forget(&self.latest);
+            Compacted::Away
+        } else {
+            Compacted::Whole(forgotten)
         }
-        let Some(older) = self.older.as_deref_mut() else { return true };
-        let mut keep_from = older.partition_point(|stamp| stamp.revision.main <= at);
-        if keep_from > 0 && !unreachable(&older[keep_from - 1]) {
-            keep_from -= 1;
-        }
-        older.drain(..keep_from).for_each(|stamp| forget(&stamp));
+    }
+
+    fn forget_oldest(&mut self, count: usize, forget: &mut dyn FnMut(&Stamp)) {
+        let Some(older) = self.older.as_deref_mut() else { return };
+        older.drain(..count).for_each(|stamp| forget(&stamp));
         if older.is_empty() {
             self.older = None;
-        } else if older.capacity() > 2 * older.len() {
+        } else if older.capacity() > 4 * older.len() {
             older.shrink_to_fit();
         }
-        true
     }
+}
+
+/// How far a key was compacted.
+enum Compacted {
+    /// This many revisions were forgotten.
+    Whole(usize),
+    /// There are more to forget.
+    Partly,
+    /// Nothing is left of the key.
+    Away,
 }
 
 /// What a write found in the index.
@@ -211,7 +227,7 @@ impl Index {
         Some(Overwritten { stamp: previous, value, lease })
     }
 
-    /// Compacts at most `limit` keys from `from` on. Returns the key to go on with.
+    /// Compacts from `from` on, looking at about `limit` keys and forgotten revisions. Returns the key to go on with.
     pub(crate) fn compact(
         &mut self,
         from: &[u8],
@@ -221,14 +237,21 @@ impl Index {
     ) -> Option<Box<[u8]>> {
         let mut emptied = Vec::new();
         let mut next = None;
+        let mut effort = 0;
         let bounds = (Bound::Included(from), Bound::Unbounded);
-        for (count, (key, entry)) in self.keys.range_mut::<[u8], _>(bounds).enumerate() {
-            if count == limit {
+        for (key, entry) in self.keys.range_mut::<[u8], _>(bounds) {
+            if effort >= limit {
                 next = Some(key.clone());
                 break;
             }
-            if !entry.compact(at, forget) {
-                emptied.push(key.clone());
+            effort += 1;
+            match entry.compact(at, limit, forget) {
+                Compacted::Whole(forgotten) => effort += forgotten,
+                Compacted::Partly => {
+                    next = Some(key.clone());
+                    break;
+                }
+                Compacted::Away => emptied.push(key.clone()),
             }
         }
         for key in emptied {
@@ -237,10 +260,13 @@ impl Index {
         next
     }
 
-    /// Builds the index from revisions in key order and, for one key, in revision order.
-    pub(crate) fn from_sorted(restored: Vec<RestoredRevision>, value_bytes_max: u64) -> Self {
-        let mut entries: Vec<(Box<[u8]>, KeyEntry)> = Vec::new();
-        for revision in restored {
+    /// Builds the index from revisions; `order` has their positions by key and, for one key, by revision.
+    pub(crate) fn from_sorted(mut restored: Vec<RestoredRevision>, order: &[usize], value_bytes_max: u64) -> Self {
+        let mut entries: Vec<(Box<[u8]>, KeyEntry)> = Vec::with_capacity(restored.len());
+        for &position in order {
+            let RestoredRevision { key, stamp, value, lease } = &mut restored[position];
+            let revision =
+                RestoredRevision { key: std::mem::take(key), stamp: *stamp, value: value.take(), lease: *lease };
             match entries.last_mut() {
                 Some((key, entry)) if *key == revision.key => {
                     entry.push(revision.stamp);

@@ -134,13 +134,15 @@ impl Walking {
     }
 }
 
-/// The revision a range reads at: etcd's order of checks.
+/// The revision a range reads at: etcd's order of checks. `current` may be older than `compact_revision` if it is pinned.
 pub(crate) fn resolve_revision(requested: i64, current: i64, compact_revision: i64) -> Result<i64, ReadError> {
     if requested > current {
         return Err(ReadError::FutureRevision);
     }
-    let at = if requested <= 0 { current } else { requested };
-    if at < compact_revision { Err(ReadError::Compacted) } else { Ok(at) }
+    if requested <= 0 {
+        return Ok(current);
+    }
+    if requested < compact_revision { Err(ReadError::Compacted) } else { Ok(requested) }
 }
 
 fn has_filters(request: &RangeRequest) -> bool {

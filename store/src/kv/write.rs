@@ -96,6 +96,10 @@ impl<'a> WriteSession<'a> {
         self.append(revision, false, kv.clone());
         let created = overwritten.is_none();
         let previous = previous_of(overwritten.as_ref());
+        if self.events.is_empty() {
+            // Most sessions make one change.
+            self.events.reserve_exact(1);
+        }
         self.events.push(Event { kind: EventKind::Put, revision, kv, created, previous });
         overwritten
     }
