@@ -4,7 +4,7 @@
 //!
 //! The rules are those of etcd's lessor (server/lease/lessor.go): a lease that ran out is proposed for revocation and
 //! proposed again after [`REVOKE_RETRY_MILLISECONDS`] if it is still there; a renewal of a lease that ran out waits for
-//! that revocation, so an acknowledged renewal always counts; a checkpoint is due [`CHECKPOINT_INTERVAL_SECONDS`] after
+//! that revocation, so an acknowledged renewal always counts; a checkpoint is due one interval after
 //! a lease with more than that left was granted, renewed or checkpointed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +16,8 @@ use crate::limits::{LEASE_CHECKPOINTS_PER_PROPOSAL_MAX, LEASE_EXPIRIES_PER_CHECK
 /// How long a proposed revocation may take before it is proposed again.
 pub const REVOKE_RETRY_MILLISECONDS: u64 = 3_000;
 
-/// Time between checkpoints of one lease.
-pub const CHECKPOINT_INTERVAL_SECONDS: i64 = 300;
+/// Time between checkpoints of one lease, unless something else is asked for.
+pub const CHECKPOINT_INTERVAL_MILLISECONDS: u64 = 300_000;
 
 /// Leases expected to be revoked in one second; after an election more than three quarters of it are spread out.
 pub const REVOKES_PER_SECOND: usize = 1_000;
@@ -59,13 +59,14 @@ pub struct LeaseTimers {
     /// (due, id) of leases to be checkpointed.
     checkpoints: BTreeSet<(u64, i64)>,
     leader: bool,
-    checkpoints_enabled: bool,
+    /// `None`: no checkpoints.
+    checkpoint_interval_milliseconds: Option<u64>,
 }
 
 impl LeaseTimers {
-    /// `checkpoints_enabled` is the gate LeaseCheckpoint.
-    pub fn new(checkpoints_enabled: bool) -> Self {
-        Self { checkpoints_enabled, ..Self::default() }
+    /// Checkpoints are taken this often, or never: the gate LeaseCheckpoint says which.
+    pub fn new(checkpoint_interval_milliseconds: Option<u64>) -> Self {
+        Self { checkpoint_interval_milliseconds, ..Self::default() }
     }
 
     /// A lease was granted, or read from the backend at start (`remaining_ttl_seconds` as stored).
@@ -129,7 +130,7 @@ impl LeaseTimers {
         if timer.deadline.is_some_and(|deadline| deadline <= now) {
             return Renewal::Expired;
         }
-        if self.checkpoints_enabled && timer.remaining_ttl_seconds > 0 {
+        if self.checkpoint_interval_milliseconds.is_some() && timer.remaining_ttl_seconds > 0 {
             return Renewal::ClearCheckpointFirst;
         }
         let ttl_seconds = timer.ttl_seconds;
@@ -206,13 +207,11 @@ impl LeaseTimers {
     }
 
     fn schedule_checkpoint(&mut self, now: u64, id: i64) {
-        if !self.checkpoints_enabled {
-            return;
-        }
+        let Some(interval) = self.checkpoint_interval_milliseconds else { return };
         let timer = self.timers.get_mut(&id).expect("the caller found it");
         let previous = timer.checkpoint_due.take();
-        let due = (remaining_ttl_seconds(timer) > CHECKPOINT_INTERVAL_SECONDS)
-            .then(|| now + seconds_to_milliseconds(CHECKPOINT_INTERVAL_SECONDS));
+        let left = seconds_to_milliseconds(remaining_ttl_seconds(timer));
+        let due = (left > interval).then_some(now + interval);
         timer.checkpoint_due = due;
         self.checkpoints.extend_remove(previous, id);
         if let Some(due) = due {
@@ -271,7 +270,7 @@ mod tests {
     use super::*;
 
     fn leading() -> LeaseTimers {
-        let mut timers = LeaseTimers::new(true);
+        let mut timers = LeaseTimers::new(Some(CHECKPOINT_INTERVAL_MILLISECONDS));
         timers.promote(0, 0);
         timers
     }
@@ -304,7 +303,7 @@ mod tests {
 
     #[test]
     fn only_a_leader_counts_time_and_an_election_extends_it() {
-        let mut timers = LeaseTimers::new(true);
+        let mut timers = LeaseTimers::new(Some(CHECKPOINT_INTERVAL_MILLISECONDS));
         timers.insert(0, 1, 10, 4);
         assert!(timers.take_expired(u64::MAX / 2).is_empty());
         assert_eq!(timers.renew(0, 1), Renewal::NotLeader);
@@ -330,7 +329,7 @@ mod tests {
 
     #[test]
     fn after_an_election_expiries_are_spread_and_none_comes_earlier() {
-        let mut timers = LeaseTimers::new(false);
+        let mut timers = LeaseTimers::new(None);
         for id in 1..=3_000 {
             timers.insert(0, id, 5, 0);
         }

@@ -20,6 +20,7 @@ use kvorum_store::{Backend, Position};
 
 use crate::config::AutoCompaction;
 use crate::core::{Core, Waiter};
+use crate::start::FolderLock;
 
 /// Writes what was applied into the backend, and snapshots of the log's position.
 pub struct BackendThread {
@@ -29,6 +30,8 @@ pub struct BackendThread {
     pub snapshots: SnapshotPolicy,
     /// Set once nothing more will be applied: the next commit is the last.
     pub last: Arc<AtomicBool>,
+    /// Given up when the thread ends: nothing writes into the folder after it.
+    pub folder_lock: FolderLock,
 }
 
 /// When and where `.snap` files are written, and what is kept of them and of the log.

@@ -422,7 +422,8 @@ impl Core {
             self.queue_length.store(0, Ordering::Relaxed);
             if Instant::now() >= next_tick {
                 next_tick = (next_tick + self.config.heartbeat_interval).max(Instant::now());
-                let requests = self.state.lock().handle_tick(self.now());
+                // The clock rounds down: a renewal late in one millisecond would end a fraction early in its last one.
+                let requests = self.state.lock().handle_tick(self.now().saturating_sub(1));
                 batch.extend(requests.into_iter().map(|data| Proposal { id: 0, data, waiter: Waiter::Nobody }));
             }
             let turn = self.drive(&mut log, &mut batch);

@@ -13,7 +13,8 @@ use crate::config::Config;
 use crate::start::{self, Running, StartError};
 use crate::urls::Url;
 
-/// Starts a member with etcd's defaults, its data in `data_dir` and a free port of 127.0.0.1. It stops when dropped.
+/// Starts a member with etcd's defaults, its data in `data_dir` and a free port of 127.0.0.1. It stops when dropped;
+/// after that the folder may be started again.
 pub fn start(data_dir: &Path) -> Result<Running, StartError> {
     start::start(&config(data_dir))
 }

@@ -102,6 +102,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         interval: config.backend_batch_interval,
         snapshots: opened.snapshots,
         last: Arc::clone(&last_commit),
+        folder_lock: opened.lock,
     };
     let mut running = Running {
         core: Arc::clone(&core),
@@ -211,15 +212,43 @@ fn listen(urls: &[Url], config: &Config) -> Result<Vec<(Url, TcpListener)>, Star
             let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
             let Some(address) = address else { return Err(StartError::new(&what, "no such host")) };
             let listener = worker_thread::bind(*address, config.socket_reuse_port)
-                .map_err(|error| StartError::new(&what, error))?;
+                .map_err(|error| StartError::new(&what, format!("bind: {}", system_text(&error))))?;
             let port = listener.local_addr().map_err(|error| StartError::new(&what, error))?.port();
             Ok((url.with_port(port), listener))
         })
         .collect()
 }
 
+/// The system's text for an error as etcd shows it: without its number, and in lower case.
+fn system_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+/// Keeps other members out of a data folder for as long as it is held, also those with a log elsewhere. The lock is on
+/// the folder itself, so it needs no file and leaves none behind.
+pub struct FolderLock {
+    _folder: std::fs::File,
+}
+
+impl FolderLock {
+    fn take(folder: &Path) -> Result<Self, StartError> {
+        use rustix::fs::{FlockOperation, flock};
+        let failed = |error: std::io::Error| StartError::new(&format!("cannot lock {}", folder.display()), error);
+        let opened = std::fs::File::open(folder).map_err(failed)?;
+        match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { _folder: opened }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(StartError(format!("the data folder {} is in use by another member", folder.display())))
+            }
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+}
+
 /// What the disk held, put together.
 struct Opened {
+    lock: FolderLock,
     member_id: u64,
     cluster_id: u64,
     revision: i64,
@@ -238,6 +267,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     for directory in [&config.data_dir, &snapshot_directory] {
         create_private(directory)?;
     }
+    let lock = FolderLock::take(&config.data_dir)?;
     let file_system: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
     let lmdb_options = LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync };
     let backend = LmdbBackend::open(&config.member_dir().join("backend"), lmdb_options)
@@ -275,7 +305,8 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     };
     let consensus = Consensus::new(&consensus_config, start.start).map_err(|error| StartError::new("raft", error))?;
     let ids = Arc::new(RequestIds::new(start.metadata.node_id, unix_milliseconds()));
-    let mut leases = LeaseTimers::new(config.feature_gates.lease_checkpoint);
+    let checkpoint_interval = u64::try_from(config.lease_checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
+    let mut leases = LeaseTimers::new(config.feature_gates.lease_checkpoint.then_some(checkpoint_interval));
     for lease in &restored.leases {
         leases.insert(0, lease.id, lease.ttl_seconds, lease.remaining_ttl_seconds);
     }
@@ -288,6 +319,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         "starting local member"
     );
     Ok(Opened {
+        lock,
         member_id: start.metadata.node_id,
         cluster_id: start.metadata.cluster_id,
         revision: reader.revision(),

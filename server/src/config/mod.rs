@@ -18,6 +18,8 @@ use std::time::Duration;
 pub use gates::FeatureGates;
 pub use help::{USAGE, flags_text, version_text};
 
+use kvorum_node::lease_timers::CHECKPOINT_INTERVAL_MILLISECONDS;
+
 use crate::ids;
 use crate::log::{Level, LogConfig, LogFormat, LogOutput, Value as LogValue};
 use crate::urls::{self, Scheme, Url, quote};
@@ -83,6 +85,8 @@ pub struct Config {
     pub watch_progress_notify_interval: Duration,
     pub warning_apply_duration: Duration,
     pub warning_unary_request_duration: Duration,
+    /// Time between checkpoints of one lease. No flag changes it, as in etcd.
+    pub lease_checkpoint_interval: Duration,
     pub feature_gates: FeatureGates,
     pub log: LogConfig,
     pub unsafe_no_fsync: bool,
@@ -423,6 +427,7 @@ impl Config {
             socket_reuse_port: values.bool("socket-reuse-port"),
             socket_reuse_address: values.bool("socket-reuse-address"),
             enable_grpc_gateway: values.bool("enable-grpc-gateway"),
+            lease_checkpoint_interval: Duration::from_millis(CHECKPOINT_INTERVAL_MILLISECONDS),
             value_budget_bytes: values.unsigned("value-budget-bytes"),
             connection_threads: usize::try_from(values.unsigned("connection-threads")).unwrap_or(usize::MAX),
             name,

@@ -1,5 +1,6 @@
 //! What every test of the suite stands on: members, clients, and waiting without sleeping.
 
+mod leases;
 mod raw;
 mod starting;
 
@@ -134,6 +135,14 @@ impl Client {
     pub async fn time_to_live(&self, id: i64) -> pb::LeaseTimeToLiveResponse {
         let request = pb::LeaseTimeToLiveRequest { id, keys: true };
         self.lease().lease_time_to_live(request).await.expect("a time to live").into_inner()
+    }
+
+    pub async fn status(&self) -> pb::StatusResponse {
+        self.maintenance().status(pb::StatusRequest {}).await.expect("a status").into_inner()
+    }
+
+    pub async fn applied_index(&self) -> u64 {
+        self.status().await.raft_applied_index
     }
 
     pub async fn compact(&self, revision: i64, physical: bool) -> Result<(), tonic::Status> {

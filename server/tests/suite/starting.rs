@@ -42,7 +42,7 @@ fn what_was_acknowledged_is_there_after_a_restart() {
             before = Some(client.fingerprint().await);
             stop(member);
         }
-        let Half { client, .. } = start_with(&config(folder.path()));
+        let Half { client, member: _member } = start_with(&config(folder.path()));
         assert_eq!(Some(client.fingerprint().await), before);
         // Values of before the restarts, one by one and in one range.
         let old = pb::RangeRequest { revision: 40, ..whole_range() };
