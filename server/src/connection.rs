@@ -10,16 +10,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, RecvStream};
-use http::Request;
+use http::{Request, StatusCode};
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::grpc::{MessageReader, Responder, Status, parse_timeout};
+use crate::grpc::{MessageReader, Responder, Status, answer_content_type, parse_timeout};
 use crate::limits::{CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, STREAM_WINDOW_BYTES};
 use crate::metrics::GrpcMethod;
 use crate::services::{self, Call};
 use crate::socket::{GatheringSocket, gather};
+use crate::urls::quote;
 use crate::worker::Worker;
-use kvorum_api::Code;
+use kvorum_api::{Code, EtcdError};
 
 /// Requests taken from one connection before others of the thread have their turn.
 const ACCEPTS_PER_TURN_MAX: usize = 512;
@@ -48,20 +51,22 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, config: Rc<ConnectionC
 
 /// HTTP/2 begins with "PRI"; no method of HTTP/1.1 does.
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
-    let mut start = [0; 3];
     loop {
-        let count = stream.peek(&mut start).await?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let ready = stream.ready(Interest::READABLE).await?;
+        let mut start = [0; 3];
+        let mut count = 0;
+        let peeked = stream.try_io(Interest::READABLE, || {
+            (count, _) = rustix::net::recv(stream, &mut start, RecvFlags::PEEK)?;
+            // Too little of "PRI" to know: as if nothing were there, so that we are woken by more and not by the same.
+            let unclear = (1..start.len()).contains(&count) && start[..count] == b"PRI"[..count];
+            if unclear { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match peeked {
+            Ok(()) if count == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(()) => return Ok(start == *b"PRI"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_read_closed() => {}
+            Err(error) => return Err(error),
         }
-        if start[..count] != b"PRI"[..count] {
-            return Ok(false);
-        }
-        if count == start.len() {
-            return Ok(true);
-        }
-        // Fewer than three bytes of "PRI": more will come.
-        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -136,18 +141,39 @@ fn begin_call(
     context: &mut Context<'_>,
 ) {
     let (head, body) = request.into_parts();
-    if !is_grpc(&head) {
-        return refuse_media_type(respond);
+    let content_type = head.headers.get(http::header::CONTENT_TYPE);
+    let answer_type = content_type.and_then(answer_content_type);
+    let is_grpc = answer_type.is_some();
+    let respond = Responder::new(respond, answer_type);
+    if !is_grpc {
+        return refuse_content_type(content_type, respond);
     }
-    let respond = Responder::new(respond);
-    let deadline = head.headers.get("grpc-timeout").and_then(parse_timeout).map(|timeout| Instant::now() + timeout);
-    let Some(method) = GrpcMethod::from_path(head.uri.path()) else {
-        return respond.fail(&Status::unimplemented(head.uri.path()));
+    let timeout = match head.headers.get("grpc-timeout").map(parse_timeout).transpose() {
+        Ok(timeout) => timeout,
+        Err(text) => {
+            let status = Status::new(Code::Internal, format!("malformed grpc-timeout: {text}"));
+            return respond.abort(StatusCode::BAD_REQUEST, &status);
+        }
     };
+    if head.method != http::Method::POST {
+        let text = format!("Received a HEADERS frame with :method \"{}\" which should be POST", head.method);
+        return respond.abort(StatusCode::METHOD_NOT_ALLOWED, &Status::new(Code::Internal, text));
+    }
+    // A query is part of a gRPC path, and no method has one.
+    let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    let Some(method) = GrpcMethod::from_path(path) else {
+        return respond.fail(&Status::unimplemented(path));
+    };
+    if head.headers.get("client-api-version").is_some_and(|version| str::from_utf8(version.as_bytes()).is_err()) {
+        return respond.fail(&EtcdError::InvalidClientAPIVersion.into());
+    }
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let require_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
     let call = Call { method, deadline, require_leader };
-    let mut messages = MessageReader::new(body, config.message_bytes_max);
-    if services::is_streaming(method) {
+    let streaming = services::is_streaming(method);
+    let encoding = head.headers.get("grpc-encoding");
+    let mut messages = MessageReader::new(body, config.message_bytes_max, encoding, !streaming);
+    if streaming {
         return services::begin_stream(worker, call, messages, respond);
     }
     match messages.poll_message(context) {
@@ -155,7 +181,10 @@ fn begin_call(
         Poll::Pending => {
             let worker = Rc::clone(worker);
             tokio::task::spawn_local(async move {
-                let message = poll_fn(|context| messages.poll_message(context)).await;
+                let message = tokio::select! {
+                    message = poll_fn(|context| messages.poll_message(context)) => message,
+                    () = services::reached(call.deadline) => Some(Err(Status::deadline_exceeded())),
+                };
                 finish_request(&worker, call, message, respond);
             });
         }
@@ -164,25 +193,19 @@ fn begin_call(
 
 fn finish_request(worker: &Rc<Worker>, call: Call, message: Option<Result<Bytes, Status>>, respond: Responder) {
     match message {
+        _ if call.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+            worker.finish(call.method, respond, Err(Status::deadline_exceeded()));
+        }
         Some(Ok(message)) => services::begin_unary(worker, call, message, respond),
         Some(Err(status)) => worker.finish(call.method, respond, Err(status)),
-        None => worker.finish(call.method, respond, Err(Status::new(Code::Internal, "EOF"))),
+        None => worker.finish(call.method, respond, Err(Status::new(Code::Unknown, "EOF"))),
     }
 }
 
-fn is_grpc(head: &http::request::Parts) -> bool {
-    head.method == http::Method::POST
-        && head
-            .headers
-            .get(http::header::CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-fn refuse_media_type(mut respond: SendResponse<Bytes>) {
-    let mut response = http::Response::new(());
-    *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    // A peer that went away needs no answer.
-    drop(respond.send_response(response, true));
+fn refuse_content_type(content_type: Option<&http::HeaderValue>, respond: Responder) {
+    let content_type = content_type.map_or("".into(), |value| String::from_utf8_lossy(value.as_bytes()));
+    let text = format!("invalid gRPC request content-type {}", quote(&content_type));
+    respond.abort(StatusCode::UNSUPPORTED_MEDIA_TYPE, &Status::new(Code::InvalidArgument, text));
 }
 
 /// Pings an idle peer and gives the connection up when it does not answer.

@@ -3,11 +3,15 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Response};
 use kvorum_api::{Code, EtcdError};
+
+use crate::metrics::GrpcMethod;
+use crate::urls::quote;
 
 /// Length of the prefix of a gRPC message: a compression flag and four bytes of length.
 pub const PREFIX_LENGTH: usize = 5;
@@ -33,9 +37,10 @@ impl Status {
     /// A service or method that does not exist, or that this version does not have yet; the text is grpc-go's.
     pub fn unimplemented(path: &str) -> Self {
         match path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) {
-            Some((service, method)) => {
+            Some((service, method)) if GrpcMethod::has_service(service) => {
                 Self::new(Code::Unimplemented, format!("unknown method {method} for service {service}"))
             }
+            Some((service, _)) => Self::new(Code::Unimplemented, format!("unknown service {service}")),
             None => Self::new(Code::Unimplemented, format!("malformed method name: {path:?}")),
         }
     }
@@ -72,31 +77,57 @@ pub fn frame_of(message: &impl prost::Message) -> Bytes {
     finish_frame(frame)
 }
 
+/// The content type of the answer to a request of this one, if it is one of gRPC's. A subtype is echoed, and otherwise
+/// ignored as grpc-go does with one that names no codec: messages are protobuf.
+pub fn answer_content_type(request: &HeaderValue) -> Option<HeaderValue> {
+    match request.as_bytes().strip_prefix(CONTENT_TYPE.as_bytes())? {
+        b"" | b"+" | b";" => Some(CONTENT_TYPE),
+        [b'+' | b';', subtype @ ..] => HeaderValue::from_bytes(&[b"application/grpc+", subtype].concat()).ok(),
+        _ => None,
+    }
+}
+
 /// The answering half of a unary call.
-pub struct Responder(h2::server::SendResponse<Bytes>);
+pub struct Responder {
+    respond: h2::server::SendResponse<Bytes>,
+    content_type: HeaderValue,
+}
 
 impl Responder {
-    pub fn new(respond: h2::server::SendResponse<Bytes>) -> Self {
-        Self(respond)
+    /// With plain `application/grpc` for `None`.
+    pub fn new(respond: h2::server::SendResponse<Bytes>, content_type: Option<HeaderValue>) -> Self {
+        Self { respond, content_type: content_type.unwrap_or(CONTENT_TYPE) }
+    }
+
+    fn head(&self) -> Response<()> {
+        let mut response = Response::new(());
+        response.headers_mut().insert(http::header::CONTENT_TYPE, self.content_type.clone());
+        response
     }
 
     /// Sends a framed message and status 0. A peer that went away is no error: nobody is left to tell.
     pub fn reply(mut self, frame: Bytes) {
-        let Ok(mut stream) = self.0.send_response(head(), false) else { return };
+        let Ok(mut stream) = self.respond.send_response(self.head(), false) else { return };
         if stream.send_data(frame, false).is_ok() {
             drop(stream.send_trailers(ok_trailers()));
         }
     }
 
-    pub fn fail(mut self, status: &Status) {
-        let mut response = head();
+    pub fn fail(self, status: &Status) {
+        self.abort(http::StatusCode::OK, status);
+    }
+
+    /// Refuses what is not quite gRPC, so that HTTP sees it too.
+    pub fn abort(mut self, http_status: http::StatusCode, status: &Status) {
+        let mut response = self.head();
+        *response.status_mut() = http_status;
         append_status(response.headers_mut(), status);
-        drop(self.0.send_response(response, true));
+        drop(self.respond.send_response(response, true));
     }
 
     /// Turns the call into a stream of replies.
     pub fn stream(mut self) -> Option<StreamResponder> {
-        let stream = self.0.send_response(head(), false).ok()?;
+        let stream = self.respond.send_response(self.head(), false).ok()?;
         Some(StreamResponder(stream))
     }
 }
@@ -136,12 +167,6 @@ impl StreamResponder {
     }
 }
 
-fn head() -> Response<()> {
-    let mut response = Response::new(());
-    response.headers_mut().insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
-    response
-}
-
 fn ok_trailers() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
     trailers.insert(GRPC_STATUS, STATUS_OK);
@@ -175,12 +200,17 @@ pub struct MessageReader {
     /// A chunk that is exactly what was asked for is handed out without a copy.
     chunk: Bytes,
     message_bytes_max: usize,
+    /// What the request said of compression; `None` for identity.
+    encoding: Option<HeaderValue>,
+    unary: bool,
     ended: bool,
 }
 
 impl MessageReader {
-    pub fn new(body: RecvStream, message_bytes_max: usize) -> Self {
-        Self { body, buffer: BytesMut::new(), chunk: Bytes::new(), message_bytes_max, ended: false }
+    /// `encoding` is the request's `grpc-encoding`.
+    pub fn new(body: RecvStream, message_bytes_max: usize, encoding: Option<&HeaderValue>, unary: bool) -> Self {
+        let encoding = encoding.filter(|encoding| !matches!(encoding.as_bytes(), b"" | b"identity")).cloned();
+        Self { body, buffer: BytesMut::new(), chunk: Bytes::new(), message_bytes_max, encoding, unary, ended: false }
     }
 
     /// The next message, `None` at the end of the body.
@@ -226,7 +256,14 @@ impl MessageReader {
         let left = self.chunk.len() + self.buffer.len();
         self.chunk = Bytes::new();
         self.buffer.clear();
-        (left > 0).then(|| Err(Status::new(Code::Internal, "unexpected EOF")))
+        // As grpc-go, which tells apart where a unary request broke off.
+        let status = match left {
+            0..PREFIX_LENGTH if self.unary => Status::new(Code::Unknown, "EOF"),
+            0 => return None,
+            _ if self.unary => Status::new(Code::Unknown, "unexpected EOF"),
+            _ => Status::new(Code::Internal, "unexpected EOF"),
+        };
+        Some(Err(status))
     }
 
     fn take_message(&mut self) -> Result<Option<Bytes>, Status> {
@@ -235,6 +272,13 @@ impl MessageReader {
         if prefix[0] > 1 {
             let text = format!("grpc: received unexpected payload format {}", prefix[0]);
             return Err(Status::new(Code::Internal, text));
+        }
+        if let Some(encoding) = &self.encoding
+            && (prefix[0] == 1 || encoding != "gzip")
+        {
+            let name = String::from_utf8_lossy(encoding.as_bytes());
+            let text = format!("grpc: Decompressor is not installed for grpc-encoding \"{name}\"");
+            return Err(Status::new(Code::Unimplemented, text));
         }
         if prefix[0] == 1 {
             let text = "grpc: compressed flag set with identity or empty encoding";
@@ -258,29 +302,54 @@ impl MessageReader {
     }
 }
 
-/// Reads `grpc-timeout`: digits and a unit.
-pub fn parse_timeout(value: &HeaderValue) -> Option<std::time::Duration> {
-    let text = value.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 {
-        return None;
+/// Reads `grpc-timeout`: at most eight digits and a unit. The error is grpc-go's text.
+pub fn parse_timeout(value: &HeaderValue) -> Result<Duration, String> {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let quoted = quote(&text);
+    if text.len() < 2 {
+        return Err(format!("transport: timeout string is too short: {quoted}"));
     }
-    let amount: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => std::time::Duration::from_secs(amount * 3600),
-        "M" => std::time::Duration::from_secs(amount * 60),
-        "S" => std::time::Duration::from_secs(amount),
-        "m" => std::time::Duration::from_millis(amount),
-        "u" => std::time::Duration::from_micros(amount),
-        "n" => std::time::Duration::from_nanos(amount),
-        _ => return None,
-    })
+    if text.len() > 9 {
+        return Err(format!("transport: timeout string is too long: {quoted}"));
+    }
+    let unit_nanoseconds: u64 = match text.as_bytes()[text.len() - 1] {
+        b'H' => 3_600_000_000_000,
+        b'M' => 60_000_000_000,
+        b'S' => 1_000_000_000,
+        b'm' => 1_000_000,
+        b'u' => 1_000,
+        b'n' => 1,
+        _ => return Err(format!("transport: timeout unit is not recognized: {quoted}")),
+    };
+    let digits = &text[..text.len() - 1];
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("strconv.ParseUint: parsing {}: invalid syntax", quote(digits)));
+    }
+    let amount: u64 = digits.parse().expect("one to eight digits are a number");
+    // The longest that Go can say, some 292 years.
+    let nanoseconds_max = i64::MAX.unsigned_abs();
+    Ok(Duration::from_nanos(amount.saturating_mul(unit_nanoseconds).min(nanoseconds_max)))
 }
 
-/// Decodes a request; the text of a failure begins as grpc-go's does.
+const NO_PROTOBUF: &str = "proto: cannot parse invalid wire-format data";
+const NO_TEXT: &str = "string field contains invalid UTF-8";
+
+/// Decodes the request of a unary call. The text of a failure is grpc-go's.
 pub fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message)
-        .map_err(|error| Status::new(Code::Internal, format!("grpc: error unmarshalling request: proto: {error}")))
+    decode_as("grpc: error unmarshalling request", message)
+}
+
+/// Decodes a message of a stream.
+pub fn decode_streamed<M: prost::Message + Default>(message: Bytes) -> Result<M, Status> {
+    decode_as("grpc: failed to unmarshal the received message", message)
+}
+
+fn decode_as<M: prost::Message + Default>(what: &str, message: Bytes) -> Result<M, Status> {
+    M::decode(message).map_err(|error| {
+        // The decoder says which only in words.
+        let reason = if error.to_string().ends_with("data is not UTF-8 encoded") { NO_TEXT } else { NO_PROTOBUF };
+        Status::new(Code::Internal, format!("{what}: {reason}"))
+    })
 }
 
 #[cfg(test)]
@@ -296,17 +365,26 @@ mod tests {
     #[test]
     fn timeouts_have_eight_digits_and_a_unit() {
         let parse = |text: &'static str| parse_timeout(&HeaderValue::from_static(text));
-        assert_eq!(parse("5S"), Some(std::time::Duration::from_secs(5)));
-        assert_eq!(parse("4999m"), Some(std::time::Duration::from_millis(4999)));
-        assert_eq!(parse("123456789S"), None);
-        assert_eq!(parse("S"), None);
-        assert_eq!(parse(""), None);
-        assert_eq!(parse("5x"), None);
+        assert_eq!(parse("5S"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse("4999m"), Ok(Duration::from_millis(4999)));
+        assert_eq!(parse("0n"), Ok(Duration::ZERO));
+        assert_eq!(parse("99999999H"), Ok(Duration::from_nanos(9_223_372_036_854_775_807)));
+        for (text, error) in [
+            ("123456789S", "transport: timeout string is too long: \"123456789S\""),
+            ("S", "transport: timeout string is too short: \"S\""),
+            ("", "transport: timeout string is too short: \"\""),
+            ("5x", "transport: timeout unit is not recognized: \"5x\""),
+            ("+5S", "strconv.ParseUint: parsing \"+5\": invalid syntax"),
+        ] {
+            assert_eq!(parse(text), Err(error.to_owned()));
+        }
     }
 
     #[test]
     fn unknown_methods_are_named_as_grpc_go_names_them() {
         let status = Status::unimplemented("/etcdserverpb.Auth/AuthEnable");
         assert_eq!(status.message, "unknown method AuthEnable for service etcdserverpb.Auth");
+        assert_eq!(Status::unimplemented("/a/b/c").message, "unknown service a/b");
+        assert_eq!(Status::unimplemented("/a").message, "malformed method name: \"/a\"");
     }
 }

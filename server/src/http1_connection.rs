@@ -23,6 +23,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
         async move { Ok::<_, Infallible>(respond(&worker, &request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
+        // Some peers say at once that they will send nothing more, and still want their answer.
+        .half_close(true)
         .timer(hyper_util::rt::TokioTimer::new())
         .serve_connection(TokioIo::new(stream), service);
     // Whatever a peer does to its own connection ends that connection and nothing else.

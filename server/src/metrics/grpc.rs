@@ -11,6 +11,7 @@ macro_rules! methods {
 
         const METHODS: &[(&str, &str, &str)] = &[ $( ($service, $method, $kind), )+ ];
 
+        #[allow(unreachable_patterns)] // Services are listed once for each of their methods.
         impl GrpcMethod {
             /// All methods, in the order of the page.
             pub const ALL: &'static [GrpcMethod] = &[ $( GrpcMethod::$variant, )+ ];
@@ -21,6 +22,11 @@ macro_rules! methods {
                     $( concat!("/", $service, "/", $method) => Some(GrpcMethod::$variant), )+
                     _ => None,
                 }
+            }
+
+            /// Whether any method belongs to this service.
+            pub fn has_service(service: &str) -> bool {
+                matches!(service, $( $service )|+)
             }
 
             /// The path of its requests.

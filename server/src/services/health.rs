@@ -9,6 +9,7 @@ use kvorum_api::Code;
 use kvorum_api::healthpb::health_check_response::ServingStatus;
 use kvorum_api::healthpb::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
 
+use super::Call;
 use crate::grpc::{MessageReader, Responder, Status, decode, frame_of};
 use crate::worker::Worker;
 
@@ -30,7 +31,7 @@ pub fn list() -> Bytes {
 }
 
 /// Sends the status once, and its end at a stop.
-pub async fn watch(worker: &Rc<Worker>, mut messages: MessageReader, respond: Responder) {
+pub async fn watch(worker: &Rc<Worker>, call: Call, mut messages: MessageReader, respond: Responder) {
     let request = match poll_fn(|context| messages.poll_message(context)).await {
         Some(Ok(message)) => decode::<HealthCheckRequest>(message),
         Some(Err(status)) => Err(status),
@@ -53,6 +54,7 @@ pub async fn watch(worker: &Rc<Worker>, mut messages: MessageReader, respond: Re
                 stream.finish(Ok(()));
             }
         }
+        () = super::reached(call.deadline) => stream.finish(Err(Status::deadline_exceeded())),
         () = poll_fn(|context| stream.poll_reset(context)) => {}
     }
 }

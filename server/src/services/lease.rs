@@ -15,9 +15,9 @@ use kvorum_node::lease_timers::Renewal;
 use kvorum_node::member::Proposal;
 use kvorum_store::{Reply, quota_cost};
 
-use super::linearize;
+use super::{Call, linearize};
 use crate::core::{Core, Waiter};
-use crate::grpc::{MessageReader, Responder, Status, decode, frame_of};
+use crate::grpc::{MessageReader, Responder, Status, decode, decode_streamed, frame_of};
 use crate::worker::Worker;
 
 pub fn header(core: &Core, revision: i64) -> Option<ResponseHeader> {
@@ -90,12 +90,13 @@ pub async fn leases(worker: &Rc<Worker>) -> Result<Bytes, Status> {
 }
 
 /// Answers each renewal in order until the client ends the stream.
-pub async fn keep_alive(worker: &Rc<Worker>, mut messages: MessageReader, respond: Responder) {
+pub async fn keep_alive(worker: &Rc<Worker>, call: Call, mut messages: MessageReader, respond: Responder) {
     let Some(mut stream) = respond.stream() else { return };
     let mut stop = worker.core.watch_stop();
     loop {
         let message = tokio::select! {
             message = poll_fn(|context| messages.poll_message(context)) => message,
+            () = super::reached(call.deadline) => return stream.finish(Err(Status::deadline_exceeded())),
             _ = stop.wait_for(|stopping| *stopping) => return stream.finish(Err(EtcdError::Stopped.into())),
         };
         let renewed = match message {
@@ -115,7 +116,7 @@ pub async fn keep_alive(worker: &Rc<Worker>, mut messages: MessageReader, respon
 }
 
 async fn renew_for(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status> {
-    let request: LeaseKeepAliveRequest = decode(message)?;
+    let request: LeaseKeepAliveRequest = decode_streamed(message)?;
     // The header's revision is that before the renewal: a watch that begins there misses nothing that a lapse of the
     // lease would have done.
     let header = header(&worker.core, worker.reader.revision());

@@ -79,6 +79,14 @@ async fn answer(worker: &Rc<Worker>, call: Call, message: Bytes) -> Result<Bytes
     }
 }
 
+/// Ready when the time of a call is over.
+pub async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Serves a streaming call on a task of its own.
 pub fn begin_stream(worker: &Rc<Worker>, call: Call, messages: MessageReader, respond: Responder) {
     if call.require_leader && worker.core.leader() == 0 {
@@ -87,9 +95,9 @@ pub fn begin_stream(worker: &Rc<Worker>, call: Call, messages: MessageReader, re
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         match call.method {
-            GrpcMethod::Watch => watch::serve(&worker, messages, respond).await,
-            GrpcMethod::LeaseKeepAlive => lease::keep_alive(&worker, messages, respond).await,
-            GrpcMethod::HealthWatch => health::watch(&worker, messages, respond).await,
+            GrpcMethod::Watch => watch::serve(&worker, call, messages, respond).await,
+            GrpcMethod::LeaseKeepAlive => lease::keep_alive(&worker, call, messages, respond).await,
+            GrpcMethod::HealthWatch => health::watch(&worker, call, messages, respond).await,
             method => respond.fail(&Status::unimplemented(method.path())),
         }
     });

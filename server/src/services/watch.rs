@@ -12,8 +12,9 @@ use kvorum_api::{Code, EtcdError};
 use kvorum_store::event::key_of;
 use kvorum_store::{HistoryError, KvBytes, ReadError, Reader};
 
+use super::Call;
 use crate::core::Core;
-use crate::grpc::{MessageReader, Responder, Status, decode};
+use crate::grpc::{MessageReader, Responder, Status, decode_streamed};
 use crate::metrics::{GrpcCode, GrpcMethod};
 use crate::watch::{
     HeaderSource, HistoryFailure, HistoryFuture, HistorySource, HistoryWindow, PreviousRequest, StreamEnd, serve_stream,
@@ -27,12 +28,12 @@ impl Stream for Requests {
     type Item = Result<WatchRequest, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_message(context).map(|message| message.map(|message| message.and_then(decode)))
+        self.0.poll_message(context).map(|message| message.map(|message| message.and_then(decode_streamed)))
     }
 }
 
 /// Serves one Watch stream until the client is gone or the member stops.
-pub async fn serve(worker: &Rc<Worker>, messages: MessageReader, respond: Responder) {
+pub async fn serve(worker: &Rc<Worker>, call: Call, messages: MessageReader, respond: Responder) {
     let metrics = &worker.core.metrics;
     metrics.grpc.started(GrpcMethod::Watch);
     let Some(mut stream) = respond.stream() else { return };
@@ -46,6 +47,10 @@ pub async fn serve(worker: &Rc<Worker>, messages: MessageReader, respond: Respon
             () = poll_fn(|context| stream.poll_reset(context)) => {
                 metrics.grpc.handled(GrpcMethod::Watch, GrpcCode::CANCELED);
                 return;
+            }
+            () = super::reached(call.deadline) => {
+                metrics.grpc.handled(GrpcMethod::Watch, GrpcCode::from_number(Code::DeadlineExceeded as i32));
+                return stream.finish(Err(Status::deadline_exceeded()));
             }
             _ = stop.wait_for(|stopping| *stopping) => return stream.finish(Err(EtcdError::Stopped.into())),
         };

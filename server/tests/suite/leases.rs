@@ -153,15 +153,24 @@ fn odd_leases_get_etcds_answers() {
             failure(grant(0, 9_000_000_001).await),
             refused(tonic::Code::OutOfRange, "etcdserver: too large lease TTL")
         );
-        assert_eq!(failure(grant(0, i64::MAX).await), refused(tonic::Code::OutOfRange, "etcdserver: too large lease TTL"));
+        assert_eq!(
+            failure(grant(0, i64::MAX).await),
+            refused(tonic::Code::OutOfRange, "etcdserver: too large lease TTL")
+        );
         // Too short ones get the minimum of one and a half election timeouts.
         for ttl in [0, -1, i64::MIN, 1] {
             assert_eq!(grant(0, ttl).await.expect("granted").ttl, 2, "asked for {ttl}");
         }
         assert_eq!(grant(-5, 10).await.expect("granted").id, -5);
-        assert_eq!(failure(grant(-5, 10).await), refused(tonic::Code::FailedPrecondition, "etcdserver: lease already exists"));
+        assert_eq!(
+            failure(grant(-5, 10).await),
+            refused(tonic::Code::FailedPrecondition, "etcdserver: lease already exists")
+        );
         let missing = client.try_put(leased("a", 77)).await.expect_err("no such lease");
-        assert_eq!((missing.code(), missing.message()), (tonic::Code::NotFound, "etcdserver: requested lease not found"));
+        assert_eq!(
+            (missing.code(), missing.message()),
+            (tonic::Code::NotFound, "etcdserver: requested lease not found")
+        );
         let mut stream = client.keep_alive().await;
         assert_eq!((stream.renew(77).await, stream.renew(0).await, stream.renew(-5).await), (0, 0, 10));
     });

@@ -1,5 +1,6 @@
 //! What every test of the suite stands on: members, clients, and waiting without sleeping.
 
+mod bad_input;
 mod leases;
 mod raw;
 mod starting;
@@ -28,11 +29,8 @@ const TEST_TIME_MAX: Duration = Duration::from_secs(60);
 /// Runs a test beside a runtime thread of its own, so that a test may block on a member's stop while its connections
 /// live on.
 pub fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .expect("a runtime starts");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime starts");
     let in_time = runtime.block_on(async { tokio::time::timeout(TEST_TIME_MAX, test).await });
     runtime.shutdown_background();
     in_time.expect("the test ends in time");
