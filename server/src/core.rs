@@ -220,9 +220,11 @@ impl Core {
         full.then_some(EtcdError::RequestTooManyRequests)
     }
 
-    /// Whether `cost` bytes more fit below the quota, by the bytes in use.
+    /// Whether `cost` bytes more fit below the quota, by the bytes in use. What costs nothing always fits: deletes are
+    /// the way out of a full store.
     pub fn has_room(&self, cost: u64) -> bool {
-        self.config.quota_bytes.is_none_or(|quota| self.backend_in_use_bytes() + cost <= quota)
+        let fits = |quota| self.backend_in_use_bytes().saturating_add(cost) < quota;
+        cost == 0 || self.config.quota_bytes.is_none_or(fits)
     }
 
     /// An index at which a linearizable read may be served, if this member knows one now.

@@ -1,8 +1,12 @@
 //! What every test of the suite stands on: members, clients, and waiting without sleeping.
 
 mod bad_input;
+mod compactions;
+mod files;
 mod leases;
+mod pages;
 mod raw;
+mod space;
 mod starting;
 
 use std::future::Future;
@@ -234,6 +238,21 @@ impl KeepAlive {
 
     pub async fn ttl(&mut self) -> i64 {
         self.responses.message().await.expect("the stream goes on").expect("there is a response").ttl
+    }
+}
+
+/// Time between two looks at something that tells nobody when it changes: a file.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Waits for what other threads do to files; the test's own time is the limit.
+pub async fn eventually(condition: impl Fn() -> bool) {
+    eventually_after(async || tokio::time::sleep(LOOK_INTERVAL).await, condition).await;
+}
+
+/// The same, doing something before each look.
+pub async fn eventually_after(step: impl AsyncFn(), condition: impl Fn() -> bool) {
+    while !condition() {
+        step().await;
     }
 }
 
