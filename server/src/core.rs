@@ -77,7 +77,7 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     state: Mutex<Member<Waiter>>,
     log: Mutex<Wal>,
-    queue: Mutex<Vec<Proposal<Waiter>>>,
+    queue: Mutex<Queue>,
     queue_filled: Condvar,
     queue_length: AtomicUsize,
     mailboxes: Vec<Arc<Mailbox>>,
@@ -102,6 +102,14 @@ pub struct Core {
     pub compaction_wanted: Wanted,
     /// Tells physical compactions that steps were made durable.
     compaction_progress: Notify,
+}
+
+/// What waits for the raft thread.
+#[derive(Default)]
+struct Queue {
+    proposals: Vec<Proposal<Waiter>>,
+    /// The raft thread took its last look.
+    closed: bool,
 }
 
 /// A flag that a thread sleeps on.
@@ -138,7 +146,7 @@ impl Core {
             metrics,
             state: Mutex::new(member),
             log: Mutex::new(wal),
-            queue: Mutex::new(Vec::new()),
+            queue: Mutex::default(),
             queue_filled: Condvar::new(),
             queue_length: AtomicUsize::new(0),
             mailboxes: (0..workers).map(|_| Arc::default()).collect(),
@@ -250,13 +258,23 @@ impl Core {
         }
     }
 
-    /// Leaves proposals to the raft thread.
+    /// Leaves proposals to the raft thread; those that come too late for it are answered with the stop.
     pub fn enqueue(&self, proposals: impl Iterator<Item = Proposal<Waiter>>) {
         let mut queue = self.queue.lock();
-        queue.extend(proposals);
-        self.queue_length.store(queue.len(), Ordering::Relaxed);
+        if queue.closed {
+            drop(queue);
+            return self.refuse_stopped(proposals.map(|proposal| proposal.waiter));
+        }
+        queue.proposals.extend(proposals);
+        self.queue_length.store(queue.proposals.len(), Ordering::Relaxed);
         drop(queue);
         self.queue_filled.notify_one();
+    }
+
+    fn refuse_stopped(&self, waiters: impl Iterator<Item = Waiter>) {
+        let mut turn = Turn::default();
+        turn.replies.extend(waiters.map(|waiter| (waiter, Err(EtcdError::Stopped))));
+        self.deliver(turn, None);
     }
 
     /// Commits a small batch on the calling connection thread if the disk is quick and nobody else is driving. Returns
@@ -420,7 +438,7 @@ impl Core {
         while !self.is_stopping() {
             self.wait_for_proposals(next_tick);
             let mut log = self.log.lock();
-            std::mem::swap(&mut batch, &mut *self.queue.lock());
+            std::mem::swap(&mut batch, &mut self.queue.lock().proposals);
             self.queue_length.store(0, Ordering::Relaxed);
             if Instant::now() >= next_tick {
                 next_tick = (next_tick + self.config.heartbeat_interval).max(Instant::now());
@@ -437,7 +455,7 @@ impl Core {
 
     fn wait_for_proposals(&self, until: Instant) {
         let mut queue = self.queue.lock();
-        while queue.is_empty() && !self.is_stopping() {
+        while queue.proposals.is_empty() && !self.is_stopping() {
             if self.queue_filled.wait_until(&mut queue, until).timed_out() {
                 return;
             }
@@ -456,11 +474,9 @@ impl Core {
             }
         }
         drop(log);
-        let mut turn = Turn::default();
-        let waiting = std::mem::take(&mut *self.queue.lock()).into_iter().map(|proposal| proposal.waiter);
+        let waiting = std::mem::replace(&mut *self.queue.lock(), Queue { proposals: Vec::new(), closed: true });
         let pending = self.state.lock().take_pending();
-        turn.replies.extend(waiting.chain(pending).map(|waiter| (waiter, Err(EtcdError::Stopped))));
-        self.deliver(turn, None);
+        self.refuse_stopped(waiting.proposals.into_iter().map(|proposal| proposal.waiter).chain(pending));
     }
 
     /// Sleeps until a backend commit is due, or wanted earlier.

@@ -118,3 +118,38 @@ fn a_stop_ends_streams_and_what_comes_after_it_is_refused() {
         assert!(client.try_put(put("b", "2")).await.is_err());
     });
 }
+
+/// A thread that compacts by itself may ask for it just when the member has stopped; it must not wait for ever.
+#[test]
+fn a_proposal_after_the_stop_is_answered() {
+    run(async {
+        let folder = folder();
+        let Half { member, .. } = &mut start_with(&config(folder.path()));
+        member.stop();
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        let waiter = kvorum_server::core::Waiter::Channel(sender);
+        let (id, data) = member.core().state().number(pb::InternalRaftRequest::default());
+        let proposal = kvorum_node::member::Proposal { id, data, waiter };
+        member.core().enqueue(std::iter::once(proposal));
+        let outcome = answer.await.expect("an answer");
+        assert_eq!(outcome.expect_err("it is refused").to_string(), "etcdserver: server stopped");
+    });
+}
+
+#[test]
+fn history_is_compacted_without_being_asked() {
+    run(async {
+        let folder = folder();
+        let period = Duration::from_millis(500);
+        let auto_compaction = kvorum_server::config::AutoCompaction::Periodic(period);
+        let Half { client, member } = start_with(&Config { auto_compaction, ..config(folder.path()) });
+        let compacted = async || client.fingerprint().await.compact_revision;
+        // Revisions from before the member's start are compacted first, so something must be written until it is seen.
+        let mut revision = 0;
+        while compacted().await < 20 {
+            revision = client.put("a", "1").await;
+        }
+        assert!(compacted().await < revision);
+        stop(member);
+    });
+}
