@@ -2,7 +2,6 @@
 //! Each ends at a stop; none ever holds the member's locks across a disk call of its own but the log's, for the snapshot
 //! record.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +17,7 @@ use kvorum_disk::{FileSystem, LmdbBackend};
 use kvorum_node::member::Proposal;
 use kvorum_store::{Backend, Position};
 
+use crate::auto_compaction::AutoCompactor;
 use crate::config::AutoCompaction;
 use crate::core::{Core, Waiter};
 use crate::start::FolderLock;
@@ -181,54 +181,15 @@ pub fn run_compactions(core: &Core, batch_limit: usize, pause: Duration) {
     }
 }
 
-/// Time between automatic compactions by revision, as in etcd.
-const REVISION_INTERVAL: Duration = Duration::from_secs(300);
-
-/// Periodic compaction runs at most once in this time, as in etcd.
-const PERIODIC_INTERVAL_MAX: Duration = Duration::from_secs(3600);
-
-/// Samples taken of the revision in one interval of periodic compaction, as in etcd.
-const SAMPLES_PER_INTERVAL: u32 = 10;
-
 /// Compacts by itself, as `--auto-compaction-mode` and `--auto-compaction-retention` say, until the stop.
 pub fn run_auto_compaction(core: &Core, mode: AutoCompaction) {
-    match mode {
-        AutoCompaction::Off => {}
-        AutoCompaction::Revision(keep) => {
-            let mut last = 0;
-            while sleep_unless_stopped(core, REVISION_INTERVAL) {
-                let revision = core.reader.revision() - keep;
-                if revision > 0 && revision != last && compact(core, revision) {
-                    last = revision;
-                }
-            }
-        }
-        AutoCompaction::Periodic(period) => run_periodic(core, period),
-    }
-}
-
-fn run_periodic(core: &Core, period: Duration) {
-    let interval = period.min(PERIODIC_INTERVAL_MAX);
-    let sample_interval = interval / SAMPLES_PER_INTERVAL;
-    if sample_interval.is_zero() {
-        return;
-    }
-    let kept = usize::try_from(period.as_nanos() / sample_interval.as_nanos()).unwrap_or(usize::MAX).max(1);
-    let mut samples: VecDeque<i64> = VecDeque::new();
-    let mut next = Instant::now() + period;
-    let mut last = 0;
-    loop {
-        samples.push_back(core.reader.revision());
-        while samples.len() > kept + 1 {
-            samples.pop_front();
-        }
-        if !sleep_unless_stopped(core, sample_interval) {
-            return;
-        }
-        let oldest = samples.front().copied().unwrap_or(0);
-        if Instant::now() >= next && oldest != last && compact(core, oldest) {
-            last = oldest;
-            next = Instant::now() + interval;
+    let began = Instant::now();
+    let Some(mut compactor) = AutoCompactor::new(mode, core.reader.revision()) else { return };
+    while sleep_unless_stopped(core, compactor.interval()) {
+        if let Some(target) = compactor.due(began.elapsed(), core.reader.revision())
+            && compact(core, target)
+        {
+            compactor.completed(began.elapsed(), target);
         }
     }
 }

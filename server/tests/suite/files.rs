@@ -64,7 +64,9 @@ fn old_segments_of_the_log_are_purged() {
         }
         let small = "1";
         eventually_after(
-            async || drop(client.put("small", small).await),
+            async || {
+                client.put("small", small).await;
+            },
             || names(&wal, ".wal").len() == 1 && !names(&wal, ".wal")[0].starts_with("0000000000000000-"),
         )
         .await;
