@@ -15,10 +15,14 @@ pub const PROPOSAL_QUEUE_MAX: usize = 100_000;
 pub const BACKEND_BACKLOG_OPERATIONS_MAX: usize = 1_000_000;
 
 /// Bytes gathered in front of a socket before writes are passed to the system.
-pub const SOCKET_BUFFER_BYTES_MAX: usize = 256 * 1024;
+pub const SOCKET_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// A range reply is encoded in pieces of about this size; other requests of the thread run in between.
 pub const RANGE_SLICE_BYTES: usize = 64 * 1024;
+
+/// A range reply with at least this many bytes of keys is sent in the pieces it was encoded in; a smaller one is copied
+/// into one frame.
+pub const SPLIT_REPLY_BYTES_MIN: usize = 16 * 1024;
 
 /// What gRPC adds to `--max-request-bytes` for the limit of a received message, as in etcd.
 pub const GRPC_OVERHEAD_BYTES: u64 = 512 * 1024;
@@ -43,3 +47,6 @@ pub const PREFACE_SECONDS_MAX: u64 = 10;
 
 /// Pause after a connection could not be accepted, mostly for want of descriptors.
 pub const ACCEPT_PAUSE_MILLISECONDS: u64 = 100;
+
+/// Keys whose values' lengths are added up before other requests of the thread have their turn.
+pub const MEASURE_SLICE_KEYS: usize = 2_000;
