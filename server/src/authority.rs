@@ -7,9 +7,8 @@
 //!   (`etcdctl endpoint status` and `hashkv`, for one);
 //! - `#initially=[http://127.0.0.1:2379]`: clientv3 3.5.0 (mended in 3.5.1);
 //! - `127.0.0.1:2379,127.0.0.2:2379`: gRPC's C core (so Python) with a target of several addresses;
-//! - `/run/etcd.sock` (clientv3 3.4, grpc-java), `run%2Fetcd.sock` (C core since 1.57), an empty string: unix sockets, or
-//!   a proxy in front of one;
-//! - `my host:2379`: anything else that an operator called an endpoint; clientv3 3.7 sends names of sockets as they are.
+//! - `/run/etcd.sock` (clientv3 3.4, grpc-java) and `run%2Fetcd.sock` (C core since 1.57): unix sockets;
+//! - an empty string: jetcd with a `dns+srv:///` target.
 //!
 //! The first header block of a connection decides, since a client has one authority for each connection. When it is in
 //! order (or when nothing can be made of it, which is for `h2` to answer), everything that follows goes past this module

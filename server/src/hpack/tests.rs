@@ -129,17 +129,17 @@ fn responses() {
 #[test]
 fn broken_blocks() {
     for block in [
-        "80",                     // index zero
-        "be",                     // beyond the static table
-        "c0",                     // further beyond
-        "ffffffffffff",           // a number without an end
-        "40 05 61",               // a string cut short
-        "40 01 61",               // no value
-        "00 81 fe 00",            // padding that is not all ones
-        "00 82 1fff 00",          // more padding than seven bits
-        "00 84 ffff ffff 00",     // the end mark in a string
-        "3f e2 1f",               // a table of 4097 bytes
-        "82 20",                  // a table's size after a field
+        "80",                      // index zero
+        "be",                      // beyond the static table
+        "c0",                      // further beyond
+        "ffffffffffff",            // a number without an end
+        "40 05 61",                // a string cut short
+        "40 01 61",                // no value
+        "00 81 fe 00",             // padding that is not all ones
+        "00 82 1fff 00",           // more padding than seven bits
+        "00 84 ffff ffff 00",      // the end mark in a string
+        "3f e2 1f",                // a table of 4097 bytes
+        "82 20",                   // a table's size after a field
         "7f c1 ff ff ff ff 0f 00", // an index beyond all
     ] {
         assert_eq!(decode(&mut Decoder::new(), &bytes(block)), Err(Malformed), "{block}");
