@@ -1,7 +1,7 @@
 //! Repairs `:authority` for clients that put into it what is none: `h2` would refuse their requests, as the RFC allows,
 //! but etcd's server takes them and etcd's clients send them.
 //!
-//! `h2` demands that `http::uri::Authority` can parse the field. What it refuses, and who was seen sending it:
+//! `h2` demands that `http::uri::Authority` can parse the field. What it refuses, and who sends it:
 //!
 //! - `http://127.0.0.1:2379` and `unix:///run/etcd.sock`: clientv3 3.4 where it dials one endpoint by its whole URL
 //!   (`etcdctl endpoint status` and `hashkv`, for one);
@@ -29,7 +29,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::hpack::{Decoder, encode_literal, field_bytes};
-use crate::limits::HEADER_LIST_BYTES_MAX;
+use crate::limits::{HEADER_BLOCK_BYTES_MAX, HEADER_LIST_BYTES_MAX, REPAIR_PIECE_BYTES};
 
 /// What stands in for an authority that `h2` would refuse. Nothing here reads it: a member serves every name.
 const REPLACEMENT: &[u8] = b"localhost";
@@ -42,12 +42,6 @@ const HEAD_LENGTH: usize = 9;
 
 /// Payload of a frame, as HTTP/2 starts with. This server announces no other.
 const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
-
-/// A header block as it comes, with the heads of its frames; beyond it the block is not decoded.
-const BLOCK_BYTES_MAX: usize = HEADER_LIST_BYTES_MAX as usize;
-
-/// Bytes read at once, and translated bytes after which the reader has to take them first.
-const PIECE_BYTES: usize = 16 * 1024;
 
 const KIND_HEADERS: u8 = 1;
 const KIND_CONTINUATION: u8 = 9;
@@ -102,7 +96,7 @@ impl RepairedReader {
                     return Poll::Ready(Ok(()));
                 }
                 // The caller's buffer lends its space, so that nothing has to be zeroed.
-                let mut piece = buffer.take(PIECE_BYTES);
+                let mut piece = buffer.take(REPAIR_PIECE_BYTES);
                 ready!(stream.as_mut().poll_read(context, &mut piece))?;
                 if piece.filled().is_empty() {
                     return Poll::Ready(Ok(()));
@@ -121,7 +115,7 @@ impl RepairedReader {
         self.taken += count;
         if self.taken == self.output.len() {
             self.output.clear();
-            self.output.shrink_to(2 * PIECE_BYTES);
+            self.output.shrink_to(2 * REPAIR_PIECE_BYTES);
             self.taken = 0;
         }
     }
@@ -187,7 +181,7 @@ impl Repair {
     /// Takes input until it ends or a piece of output is there; returns how many bytes it took.
     fn feed(&mut self, input: &[u8], output: &mut Vec<u8>) -> usize {
         let mut rest = input;
-        while !rest.is_empty() && output.len() < PIECE_BYTES {
+        while !rest.is_empty() && output.len() < REPAIR_PIECE_BYTES {
             rest = &rest[self.step(rest, output)..];
         }
         input.len() - rest.len()
@@ -251,7 +245,7 @@ impl Repair {
         let block = self.block.get_or_insert_with(|| Block::new(flags, stream));
         block.bytes += HEAD_LENGTH + length;
         let continues = begins || (kind == KIND_CONTINUATION && block.stream == stream);
-        if !continues || block.bytes > BLOCK_BYTES_MAX || length > PAYLOAD_BYTES_MAX {
+        if !continues || block.bytes > HEADER_BLOCK_BYTES_MAX || length > PAYLOAD_BYTES_MAX {
             return self.give_up(output);
         }
         self.place = Place::Holding { remaining: length };

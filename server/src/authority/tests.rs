@@ -11,7 +11,7 @@ const KIND_DATA: u8 = 0;
 const KIND_SETTINGS: u8 = 4;
 
 /// More than [`Repair::feed`] ever adds to empty output: a piece, and the largest block that can come out of one.
-const OUTPUT_BYTES_MAX: usize = PIECE_BYTES + 4 * BLOCK_BYTES_MAX;
+const OUTPUT_BYTES_MAX: usize = REPAIR_PIECE_BYTES + 4 * HEADER_BLOCK_BYTES_MAX;
 
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
@@ -58,7 +58,7 @@ fn repaired(input: &[u8], cuts: &[usize]) -> (Repair, Vec<u8>) {
             let mut output = Vec::new();
             piece = &piece[repair.feed(piece, &mut output)..];
             assert!(output.len() <= OUTPUT_BYTES_MAX, "{}", output.len());
-            assert!(repair.held.len() <= BLOCK_BYTES_MAX + HEAD_LENGTH);
+            assert!(repair.held.len() <= HEADER_BLOCK_BYTES_MAX + HEAD_LENGTH);
             all.extend_from_slice(&output);
         }
     }
@@ -220,7 +220,7 @@ fn long_lists_are_cut() {
     let (_, output) = whole(&[PREFACE, &odd, &bomb, &after].concat());
     let frames = frames(&output);
     let weight = "long".len() + value.len() + FIELD_OVERHEAD_BYTES;
-    let count = BLOCK_BYTES_MAX / weight + 1;
+    let count = HEADER_BLOCK_BYTES_MAX / weight + 1;
     assert_eq!(frames[1].2, plain(&vec![("long", value.as_str()); count]));
     assert_eq!(frames[2].2, plain(&[("short", "y")]));
 }
