@@ -36,6 +36,14 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Header list of one request.
 pub const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 
+/// Header block of one request, compressed and with the heads of its frames, where its authority is looked at. A longer
+/// one goes to h2 as it is, or ends a connection whose authorities are repaired.
+pub const HEADER_BLOCK_BYTES_MAX: usize = HEADER_LIST_BYTES_MAX as usize;
+
+/// Bytes read at once from a connection whose authorities are repaired, and bytes ready for h2 that it must take before
+/// more are looked at.
+pub const REPAIR_PIECE_BYTES: usize = 16 * 1024;
+
 /// Threads per connection thread that read the backend for requests whose values are not in memory.
 pub const READER_THREADS_PER_WORKER: usize = 2;
 
