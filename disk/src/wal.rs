@@ -34,6 +34,9 @@ pub const ZERO_WINDOW_BYTES_MIN: u64 = 64 * 1024;
 /// The largest space that is zeroed at once.
 pub const ZERO_WINDOW_BYTES_MAX: u64 = 1024 * 1024;
 
+/// See [`WalOptions::large_batch_bytes_min`]: a few dozen requests of usual size.
+pub const LARGE_BATCH_BYTES_MIN: usize = 16 * 1024;
+
 /// The encoding buffer is given back after a batch that made it larger than this.
 pub const KEPT_BUFFER_BYTES_MAX: usize = 1024 * 1024;
 

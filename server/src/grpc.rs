@@ -64,8 +64,14 @@ pub fn begin_frame(capacity: usize) -> Vec<u8> {
 }
 
 /// Fills in the length that `begin_frame` left open.
-pub fn finish_frame(mut frame: Vec<u8>) -> Bytes {
-    let length = u32::try_from(frame.len() - PREFIX_LENGTH).expect("a reply is far below 4 GiB");
+pub fn finish_frame(frame: Vec<u8>) -> Bytes {
+    let message_bytes = frame.len() - PREFIX_LENGTH;
+    finish_head(frame, message_bytes)
+}
+
+/// The same for a frame whose message goes on in further pieces, `message_bytes` in all.
+pub fn finish_head(mut frame: Vec<u8>, message_bytes: usize) -> Bytes {
+    let length = u32::try_from(message_bytes).expect("a reply is far below 4 GiB");
     frame[1..PREFIX_LENGTH].copy_from_slice(&length.to_be_bytes());
     Bytes::from(frame)
 }
@@ -109,6 +115,14 @@ impl Responder {
     pub fn reply(mut self, frame: Bytes) {
         let Ok(mut stream) = self.respond.send_response(self.head(), false) else { return };
         if stream.send_data(frame, false).is_ok() {
+            drop(stream.send_trailers(ok_trailers()));
+        }
+    }
+
+    /// The same for a framed message in several pieces.
+    pub fn reply_pieces(mut self, pieces: Vec<Bytes>) {
+        let Ok(mut stream) = self.respond.send_response(self.head(), false) else { return };
+        if pieces.into_iter().all(|piece| stream.send_data(piece, false).is_ok()) {
             drop(stream.send_trailers(ok_trailers()));
         }
     }
@@ -160,6 +174,11 @@ impl StreamResponder {
             }
         };
         drop(self.0.send_trailers(trailers));
+    }
+
+    /// Breaks the stream off: what was sent must not be taken for a whole reply.
+    pub fn reset(mut self) {
+        self.0.send_reset(h2::Reason::INTERNAL_ERROR);
     }
 
     pub fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {

@@ -3,10 +3,12 @@
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
 //! itself ([`log`], [`metrics`]); how it starts and stops ([`start`], [`embed`]); the member behind its locks ([`core`])
 //! and its background threads ([`background`], `auto_compaction`); connection threads ([`worker`], [`connection`],
-//! [`socket`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP pages ([`http1`]).
+//! [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP
+//! pages ([`http1`]).
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
 
+mod authority;
 mod auto_compaction;
 pub mod background;
 pub mod config;
@@ -15,6 +17,7 @@ pub mod core;
 pub mod embed;
 mod grpc;
 mod health;
+mod hpack;
 pub mod http1;
 mod http1_connection;
 pub mod ids;

@@ -15,10 +15,14 @@ pub const PROPOSAL_QUEUE_MAX: usize = 100_000;
 pub const BACKEND_BACKLOG_OPERATIONS_MAX: usize = 1_000_000;
 
 /// Bytes gathered in front of a socket before writes are passed to the system.
-pub const SOCKET_BUFFER_BYTES_MAX: usize = 256 * 1024;
+pub const SOCKET_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// A range reply is encoded in pieces of about this size; other requests of the thread run in between.
 pub const RANGE_SLICE_BYTES: usize = 64 * 1024;
+
+/// A range reply with at least this many bytes of keys is sent in the pieces it was encoded in; a smaller one is copied
+/// into one frame.
+pub const SPLIT_REPLY_BYTES_MIN: usize = 16 * 1024;
 
 /// What gRPC adds to `--max-request-bytes` for the limit of a received message, as in etcd.
 pub const GRPC_OVERHEAD_BYTES: u64 = 512 * 1024;
@@ -32,6 +36,14 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Header list of one request.
 pub const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 
+/// Header block of one request, compressed and with the heads of its frames, where its authority is looked at. A longer
+/// one goes to h2 as it is, or ends a connection whose authorities are repaired.
+pub const HEADER_BLOCK_BYTES_MAX: usize = HEADER_LIST_BYTES_MAX as usize;
+
+/// Bytes read at once from a connection whose authorities are repaired, and bytes ready for h2 that it must take before
+/// more are looked at.
+pub const REPAIR_PIECE_BYTES: usize = 16 * 1024;
+
 /// Threads per connection thread that read the backend for requests whose values are not in memory.
 pub const READER_THREADS_PER_WORKER: usize = 2;
 
@@ -43,3 +55,6 @@ pub const PREFACE_SECONDS_MAX: u64 = 10;
 
 /// Pause after a connection could not be accepted, mostly for want of descriptors.
 pub const ACCEPT_PAUSE_MILLISECONDS: u64 = 100;
+
+/// Keys whose values' lengths are added up before other requests of the thread have their turn.
+pub const MEASURE_SLICE_KEYS: usize = 2_000;

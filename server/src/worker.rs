@@ -193,6 +193,19 @@ impl Worker {
         }
     }
 
+    /// Counts a call that was answered well by other means.
+    pub fn note_sent(&self, method: GrpcMethod, bytes: usize) {
+        self.core.metrics.grpc.unary(method, GrpcCode::OK);
+        self.core.metrics.client_sent_bytes_total.add(bytes as u64);
+    }
+
+    /// Answers a unary call with a message in several pieces, and counts it.
+    pub fn finish_pieces(&self, method: GrpcMethod, respond: Responder, pieces: Vec<Bytes>) {
+        self.core.metrics.grpc.unary(method, GrpcCode::OK);
+        self.core.metrics.client_sent_bytes_total.add(pieces.iter().map(|piece| piece.len() as u64).sum());
+        respond.reply_pieces(pieces);
+    }
+
     /// Fails calls whose time is over. Their entries may still be applied: the caller does not know, as with etcd.
     fn sweep(&self) {
         let now = Instant::now();

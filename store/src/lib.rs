@@ -35,6 +35,7 @@ pub use error::{ApplyError, ApplyFailure, HistoryError, OpenError, ReadError};
 pub use event::{Event, EventBatch, EventKind, Previous};
 pub use kv::hash::HashKv;
 pub use kv::history::History;
+pub use kv::measure::RestMeasure;
 pub use kv::range::{Progress, RangeCursor};
 pub use kv::read_txn::{ReadTxnJob, TxnStep};
 pub use lease::LeaseInfo;

@@ -19,6 +19,23 @@ pub struct RangeReply {
     pub revision: i64,
 }
 
+impl RangeReply {
+    /// The message in two parts: what comes before the keys, appended to `head`, and the rest, which is `kvs` itself with
+    /// the last fields behind it. A large reply is sent without being copied once more.
+    pub fn split(self, header: &Header, head: &mut Vec<u8>) -> Vec<u8> {
+        header.encode_field(head);
+        self.into_rest()
+    }
+
+    /// The message without its header.
+    pub fn into_rest(self) -> Vec<u8> {
+        let mut rest = self.kvs;
+        put_int64(3, i64::from(self.more), &mut rest);
+        put_int64(4, self.count, &mut rest);
+        rest
+    }
+}
+
 /// One operation's reply within a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpReply {

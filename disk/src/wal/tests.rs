@@ -32,7 +32,7 @@ fn etcd_log() -> Vec<u8> {
 }
 
 fn small_segments() -> WalOptions {
-    WalOptions { segment_size_bytes: 4096, ..WalOptions::default() }
+    WalOptions { segment_size_bytes: 4096, large_batch_bytes_min: 600, ..WalOptions::default() }
 }
 
 fn create(disk: &SimulatedFileSystem, options: WalOptions) -> Wal {

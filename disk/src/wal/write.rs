@@ -23,11 +23,18 @@ pub struct WalOptions {
     pub segment_size_bytes: u64,
     /// Nothing is ever synced. A crash of the machine loses or tears what the system had not written.
     pub unsafe_no_fsync: bool,
+    /// A batch of at least this size that reaches the end of the zeroed space extends the file by itself: its sync costs a
+    /// journal commit, but zeros ahead of it would double the bytes written.
+    pub large_batch_bytes_min: usize,
 }
 
 impl Default for WalOptions {
     fn default() -> Self {
-        Self { segment_size_bytes: super::SEGMENT_SIZE_BYTES, unsafe_no_fsync: false }
+        Self {
+            segment_size_bytes: super::SEGMENT_SIZE_BYTES,
+            unsafe_no_fsync: false,
+            large_batch_bytes_min: super::LARGE_BATCH_BYTES_MIN,
+        }
     }
 }
 
@@ -244,9 +251,10 @@ impl Wal {
 
     fn write_buffer(&mut self) -> Result<(), DiskError> {
         let end = self.tail + self.buffer.len() as u64;
-        if end > self.zeroed_until {
+        if end > self.zeroed_until && self.buffer.len() < self.options.large_batch_bytes_min {
             self.zero_ahead(end)?;
         }
+        self.zeroed_until = self.zeroed_until.max(end);
         let segment = self.last_segment();
         segment.file.write_at(self.tail, &self.buffer).map_err(DiskError::at("write", &segment.path))?;
         self.tail = end;

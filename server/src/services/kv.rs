@@ -8,13 +8,13 @@ use kvorum_api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest, TxnRequest,
 };
 use kvorum_store::{
-    Progress, RangeCursor, RangeReply, ReadError, Reply, TxnStep, check_delete_range, check_put, check_range,
-    check_txn, is_read_only, is_serializable_txn, quota_cost,
+    Progress, RangeCursor, RangeReply, ReadError, Reply, RestMeasure, TxnStep, check_delete_range, check_put,
+    check_range, check_txn, is_read_only, is_serializable_txn, quota_cost,
 };
 
 use super::{Call, is_linearized, linearize, on_reader_pool, read_status};
-use crate::grpc::{Responder, Status, begin_frame, decode, finish_frame};
-use crate::limits::RANGE_SLICE_BYTES;
+use crate::grpc::{PREFIX_LENGTH, Responder, Status, StreamResponder, begin_frame, decode, finish_frame, finish_head};
+use crate::limits::{MEASURE_SLICE_KEYS, RANGE_SLICE_BYTES, SPLIT_REPLY_BYTES_MIN};
 use crate::worker::{CallMeta, Worker};
 
 /// Field tags of `InternalRaftRequest` (length-delimited).
@@ -52,27 +52,106 @@ fn begin_range(worker: &Rc<Worker>, call: Call, request: &RangeRequest, respond:
         Err(error) => return worker.finish(call.method, respond, Err(read_status(&error))),
     };
     match cursor.advance(RANGE_SLICE_BYTES) {
-        Ok(Progress::Done) => reply_range(worker, call, cursor.finish(), respond),
+        Ok(Progress::Done) => reply_range(worker, call, Vec::new(), cursor.finish(), respond),
         Ok(progress) => {
             let worker = Rc::clone(worker);
-            tokio::task::spawn_local(async move {
-                match finish_range(cursor, progress).await {
-                    Ok(found) => reply_range(&worker, call, found, respond),
-                    Err(status) => worker.finish(call.method, respond, Err(status)),
-                }
-            });
+            tokio::task::spawn_local(finish_range(worker, call, cursor, progress, respond));
         }
         Err(error) => worker.finish(call.method, respond, Err(read_status(&error))),
     }
 }
 
+/// A reply that is more than one slice: streamed if its length can be told, else put together first.
+async fn finish_range(worker: Rc<Worker>, call: Call, cursor: RangeCursor, progress: Progress, respond: Responder) {
+    if let (Progress::More, Some(rest)) = (progress, cursor.measure_rest())
+        && let Some(rest_bytes) = measure(rest).await
+    {
+        return stream_range(&worker, call, cursor, rest_bytes, respond).await;
+    }
+    match collect_range(cursor, progress).await {
+        Ok((pieces, last)) => reply_range(&worker, call, pieces, last, respond),
+        Err(status) => worker.finish(call.method, respond, Err(status)),
+    }
+}
+
+async fn measure(mut rest: RestMeasure) -> Option<usize> {
+    while !rest.advance(MEASURE_SLICE_KEYS)? {
+        tokio::task::yield_now().await;
+    }
+    Some(rest.bytes())
+}
+
+/// Sends a reply whose length is known slice by slice, as fast as the client takes it: memory holds a slice or two of it,
+/// and each slice is sent while it is still in the cache.
+async fn stream_range(worker: &Rc<Worker>, call: Call, mut cursor: RangeCursor, rest_bytes: usize, respond: Responder) {
+    let first = cursor.take_encoded();
+    let mut head = begin_frame(64);
+    worker.core.header(cursor.revision()).encode_field(&mut head);
+    let message_bytes = head.len() - PREFIX_LENGTH + first.len() + rest_bytes;
+    let Some(mut stream) = respond.stream() else { return };
+    let mut left = message_bytes + PREFIX_LENGTH;
+    let mut piece = finish_head(head, message_bytes);
+    let mut next = Some(Bytes::from(first));
+    loop {
+        left = left.saturating_sub(piece.len());
+        if !stream.send(piece).await {
+            return;
+        }
+        piece = match next.take() {
+            Some(piece) => piece,
+            None => {
+                // The connection's own task sends what was handed to it.
+                tokio::task::yield_now().await;
+                match cursor.advance(RANGE_SLICE_BYTES) {
+                    Ok(Progress::More) => Bytes::from(cursor.take_encoded()),
+                    Ok(progress) => break finish_stream(worker, call, cursor, progress, stream, left).await,
+                    Err(_) => break stream.reset(),
+                }
+            }
+        };
+    }
+}
+
+/// Sends the last slice of a streamed reply. A reply that cannot be completed as announced is reset: its length is
+/// already with the client.
+async fn finish_stream(
+    worker: &Rc<Worker>,
+    call: Call,
+    mut cursor: RangeCursor,
+    progress: Progress,
+    mut stream: StreamResponder,
+    left: usize,
+) {
+    if matches!(progress, Progress::NeedsBackend) {
+        let read = on_reader_pool(move || cursor.advance_with_backend().map(|()| cursor)).await;
+        match read {
+            Ok(Ok(finished)) => cursor = finished,
+            Ok(Err(_)) | Err(_) => return stream.reset(),
+        }
+    }
+    let rest = Bytes::from(cursor.finish().into_rest());
+    if rest.len() != left {
+        tracing::error!(announced = left, encoded = rest.len(), "a range reply differs from its measure");
+        return stream.reset();
+    }
+    worker.note_sent(call.method, rest.len());
+    if stream.send(rest).await {
+        stream.finish(Ok(()));
+    }
+}
+
 /// Goes on in slices, so that other requests of the thread run in between; on the reader pool once a value is not in
-/// memory.
-async fn finish_range(mut cursor: RangeCursor, mut progress: Progress) -> Result<RangeReply, Status> {
+/// memory. Returns the encoded keys so far, and the rest.
+async fn collect_range(mut cursor: RangeCursor, mut progress: Progress) -> Result<(Vec<Bytes>, RangeReply), Status> {
+    let mut pieces = Vec::new();
     loop {
         match progress {
-            Progress::Done => return Ok(cursor.finish()),
+            Progress::Done => return Ok((pieces, cursor.finish())),
             Progress::More => {
+                let piece = cursor.take_encoded();
+                if !piece.is_empty() {
+                    pieces.push(Bytes::from(piece));
+                }
                 tokio::task::yield_now().await;
                 progress = cursor.advance(RANGE_SLICE_BYTES).map_err(|error| read_status(&error))?;
             }
@@ -82,7 +161,7 @@ async fn finish_range(mut cursor: RangeCursor, mut progress: Progress) -> Result
                     Ok::<_, ReadError>(cursor.finish())
                 })
                 .await?;
-                return finished.map_err(|error| read_status(&error));
+                return finished.map(|rest| (pieces, rest)).map_err(|error| read_status(&error));
             }
         }
     }
@@ -254,8 +333,18 @@ pub(super) async fn raise_no_space(core: &crate::core::Core) {
     }
 }
 
-fn reply_range(worker: &Rc<Worker>, call: Call, found: RangeReply, respond: Responder) {
-    reply(worker, call, found.revision, &Reply::Range(found), respond);
+/// Sends a small reply as one frame, a large one in the pieces it was encoded in.
+fn reply_range(worker: &Rc<Worker>, call: Call, mut pieces: Vec<Bytes>, last: RangeReply, respond: Responder) {
+    if pieces.is_empty() && last.kvs.len() < SPLIT_REPLY_BYTES_MIN {
+        return reply(worker, call, last.revision, &Reply::Range(last), respond);
+    }
+    let mut head = begin_frame(64);
+    let header = worker.core.header(last.revision);
+    let rest = last.split(&header, &mut head);
+    pieces.push(Bytes::from(rest));
+    let message_bytes = head.len() - PREFIX_LENGTH + pieces.iter().map(Bytes::len).sum::<usize>();
+    pieces.insert(0, finish_head(head, message_bytes));
+    worker.finish_pieces(call.method, respond, pieces);
 }
 
 fn reply(worker: &Rc<Worker>, call: Call, revision: i64, reply: &Reply, respond: Responder) {

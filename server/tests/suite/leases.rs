@@ -183,11 +183,11 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(1_100);
 fn checkpoints_survive_a_restart_if_the_gates_say_so() {
     run(async {
         // From cluster version 3.6 on, LeaseCheckpoint alone is enough, as in etcd.
-        let rows = [(false, false), (true, false), (true, true)];
-        let tests = rows.map(|(checkpoint, persist)| tokio::spawn(restart_with_checkpoints(checkpoint, persist)));
-        for test in tests {
-            test.await.expect("no assertion failed");
-        }
+        tokio::join!(
+            restart_with_checkpoints(false, false),
+            restart_with_checkpoints(true, false),
+            restart_with_checkpoints(true, true)
+        );
     });
 }
 

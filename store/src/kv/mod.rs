@@ -8,6 +8,7 @@ mod go_sort;
 pub mod hash;
 pub mod history;
 pub(crate) mod index;
+pub mod measure;
 pub(crate) mod overlay;
 pub mod range;
 pub mod read_txn;

@@ -13,6 +13,7 @@ use kvorum_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 
 use super::go_sort::go_sort;
 use super::index::{Index, Interval, IntervalEnd, KeyEntry, Stamp};
+use super::measure::{Rest, RestMeasure};
 use crate::backend::{BackendError, Bucket};
 use crate::error::ReadError;
 use crate::keyspace::key_value::{KeyValueParts, put_frame, put_varint};
@@ -96,6 +97,34 @@ impl RangeCursor {
         match &mut self.0 {
             Inner::Finished(_) => Ok(()),
             Inner::Walking(walking) => walking.advance(usize::MAX, true).map(drop),
+        }
+    }
+
+    /// Hands out what was encoded so far, so that a large reply need not be one piece of memory. The pieces in order,
+    /// then the `kvs` of [`Self::finish`], are the whole.
+    pub fn take_encoded(&mut self) -> Vec<u8> {
+        match &mut self.0 {
+            Inner::Finished(_) => Vec::new(),
+            Inner::Walking(walking) => walking.walk.take_encoded(),
+        }
+    }
+
+    /// The store's revision when the range began: what the reply's header says.
+    pub fn revision(&self) -> i64 {
+        match &self.0 {
+            Inner::Finished(reply) => reply.revision,
+            Inner::Walking(walking) => walking.walk.revision,
+        }
+    }
+
+    /// Begins to measure what is still to be encoded, for a reply whose length must be known before it is sent. `None`
+    /// for ranges that are sorted, filtered or without values, and while a value waits to be fetched.
+    pub fn measure_rest(&self) -> Option<RestMeasure> {
+        match &self.0 {
+            Inner::Walking(walking) if walking.walk.is_plain() => {
+                Some(RestMeasure::new(walking.shared.clone(), walking.walk.rest()))
+            }
+            _ => None,
         }
     }
 
@@ -240,6 +269,8 @@ pub(crate) struct Walk {
     pending: VecDeque<Found>,
     more: bool,
     kvs: Vec<u8>,
+    /// Bytes of `kvs` handed out already.
+    taken_bytes: usize,
 }
 
 impl Walk {
@@ -289,6 +320,7 @@ impl Walk {
             pending: VecDeque::new(),
             more: false,
             kvs: Vec::new(),
+            taken_bytes: 0,
         }
     }
 
@@ -304,8 +336,35 @@ impl Walk {
         }
     }
 
+    fn take_encoded(&mut self) -> Vec<u8> {
+        self.taken_bytes += self.kvs.len();
+        // The next piece will be about as large.
+        let next = Vec::with_capacity(self.kvs.len() + self.kvs.len() / 8);
+        std::mem::replace(&mut self.kvs, next)
+    }
+
     fn effort(&self) -> usize {
-        self.kvs.len() + self.visited * VISIT_COST_BYTES
+        self.taken_bytes + self.kvs.len() + self.visited * VISIT_COST_BYTES
+    }
+
+    /// Whether the rest is values in key order, one after the other.
+    fn is_plain(&self) -> bool {
+        self.is_walking()
+            && self.sort.is_none()
+            && self.filters.is_none()
+            && !self.count_only
+            && self.projection == Projection::Whole
+            && self.pending.is_empty()
+    }
+
+    fn rest(&self) -> Rest {
+        Rest {
+            at: self.at,
+            next_key: self.next_key.clone(),
+            range_end: self.range_end.clone(),
+            limit: self.limit,
+            matched: self.matched,
+        }
     }
 
     fn is_walking(&self) -> bool {
