@@ -297,26 +297,30 @@ impl Core {
         true
     }
 
-    /// Runs raft until nothing is left to persist or apply. The caller holds the log.
+    /// Runs raft until nothing is left to persist or apply. The caller holds the log. Every proposal is taken or answered:
+    /// a member that failed takes none.
     fn drive(&self, log: &mut Wal, proposals: &mut Vec<Proposal<Waiter>>) -> Turn<Waiter> {
         let mut turn = Turn::default();
-        let mut persisted = None;
-        loop {
-            match self.step(proposals, persisted.take(), &mut turn) {
-                Ok(None) => return turn,
-                Ok(Some(persist)) => {
-                    if let Err(error) = self.write(log, &persist) {
-                        self.fail(format!("write-ahead log: {error}"));
-                        return turn;
-                    }
-                    persisted = Some(persist.number);
-                }
-                Err(failure) => {
-                    self.fail(failure);
-                    return turn;
-                }
-            }
+        if let Err(failure) = self.drive_into(&mut turn, log, proposals) {
+            self.fail(failure);
         }
+        let refused = proposals.drain(..).map(|proposal| (proposal.waiter, Err(EtcdError::Stopped)));
+        turn.replies.extend(refused);
+        turn
+    }
+
+    fn drive_into(
+        &self,
+        turn: &mut Turn<Waiter>,
+        log: &mut Wal,
+        proposals: &mut Vec<Proposal<Waiter>>,
+    ) -> Result<(), String> {
+        let mut persisted = None;
+        while let Some(persist) = self.step(proposals, persisted.take(), turn)? {
+            self.write(log, &persist).map_err(|error| format!("write-ahead log: {error}"))?;
+            persisted = Some(persist.number);
+        }
+        Ok(())
     }
 
     /// What happens between two disk calls, under the state's lock. Events are published here, so that every thread
