@@ -95,7 +95,7 @@ pub struct Config {
     pub enable_grpc_gateway: bool,
     /// Memory for current values; what does not fit is read from the backend. 0 keeps none.
     pub value_budget_bytes: u64,
-    /// 0: one per core.
+    /// 0: one for every two cores.
     pub connection_threads: usize,
 }
 
