@@ -128,6 +128,11 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     running.workers = worker_thread::start_all(&core, listeners, workers, &options)
         .map_err(|error| StartError::new("connection threads", error))?;
     info!("ready to serve client requests");
+    let endpoints = running.client_urls.iter().map(Url::to_string).collect::<Vec<_>>().join(",");
+    info!(
+        example = %format!("etcdctl --endpoints {endpoints} put greeting hello"),
+        "any etcd client can talk to this member"
+    );
     for url in &running.client_urls {
         info!(address = %url.host_port(), "serving client traffic insecurely; this is strongly discouraged!");
     }
