@@ -342,7 +342,7 @@ struct StartedLog {
 }
 
 fn wal_options(config: &Config) -> WalOptions {
-    WalOptions { unsafe_no_fsync: config.unsafe_no_fsync, ..WalOptions::default() }
+    WalOptions { segment_size_bytes: config.wal_segment_bytes, unsafe_no_fsync: config.unsafe_no_fsync }
 }
 
 fn found_log(config: &Config, file_system: &Arc<dyn FileSystem>, directory: &Path) -> Result<Log, StartError> {

@@ -1,0 +1,120 @@
+//! The crash test over a disk that forgets what was not synced, for the write-ahead log and the backend both: the
+//! machine stops, not only the process. The disk is `shim/forgetful_disk.c`, preloaded into the server.
+//!
+//! `KVORUM_FORGET_ROUNDS` and `KVORUM_FORGET_SEED` choose how long and which moments.
+
+use std::path::{Path, PathBuf};
+
+use kvorum_interop::crash::{Known, Outcomes};
+use kvorum_interop::disk::{Calls, Fault, ForgetfulDisk, Forgetting, Strike};
+use kvorum_interop::process::{Kind, Member};
+use kvorum_interop::random::Random;
+use kvorum_interop::tools;
+
+const ROUNDS: u64 = 50;
+
+/// The kill comes after this many acknowledgements at most, or at this call to the disk at most.
+const ACKNOWLEDGEMENTS_MAX: usize = 200;
+const CALLS_MAX: usize = 400;
+
+/// Snapshots, cuts and purges happen all the time.
+const ARGUMENTS: [&str; 4] =
+    ["--snapshot-count=50", "--max-wals=2", "--max-snapshots=2", "--wal-segment-bytes=20000"];
+
+fn programs() -> Option<(PathBuf, PathBuf)> {
+    Some((tools::or_skip(tools::server_under_test())?, tools::or_skip(tools::forgetful_disk())?))
+}
+
+fn seed() -> u64 {
+    let seed = tools::number("KVORUM_FORGET_SEED").unwrap_or(1);
+    println!("KVORUM_FORGET_SEED={seed}");
+    seed
+}
+
+/// A member on a disk that forgets, and what must be found on it.
+struct Machine {
+    member: Member,
+    disk: ForgetfulDisk,
+    known: Known,
+    random: Random,
+    deaf: Option<&'static str>,
+}
+
+impl Machine {
+    fn prepare(server: &Path, library: &Path, arguments: &[&str], random: Random) -> Machine {
+        let member = Member::prepare(Kind::Server, server, arguments).expect("a member can be prepared");
+        let disk = ForgetfulDisk::new(library, member.folder()).expect("a folder for what is remembered");
+        Machine { member, disk, known: Known::default(), random, deaf: None }
+    }
+
+    /// Starts the member; the fault may strike before it is ready.
+    fn start(&mut self, fault: Option<&Fault>) -> Result<(), String> {
+        self.member.set_environment(self.disk.environment(self.deaf, fault));
+        self.member.restart()
+    }
+
+    /// Writes until a moment comes, then kills the process if it still runs.
+    async fn work(&mut self, acknowledgements: usize) -> Outcomes {
+        let work = self.known.work(self.member.url(), &mut self.random, acknowledgements);
+        work.moment().await;
+        self.member.kill();
+        work.end().await
+    }
+
+    /// The machine stops.
+    fn crash(&mut self) {
+        let forgetting = if self.random.chance(50) { Forgetting::Everything } else { Forgetting::AnyPart };
+        self.disk.crash(forgetting, &mut self.random).expect("what was not synced can be taken back");
+    }
+
+    async fn check(&mut self, outcomes: &Outcomes) -> Result<(), String> {
+        self.known.check(self.member.url(), outcomes).await
+    }
+
+    /// One kill at any call to the disk, or none.
+    fn some_kill(&mut self, percent: usize) -> Option<Fault> {
+        let strike = if self.random.chance(50) { Strike::KillBefore } else { Strike::KillAfter };
+        let number = 1 + self.random.below(CALLS_MAX) as u64;
+        let kill = Fault { calls: Calls::Any, path: "/data".to_owned(), number, strike };
+        self.random.chance(percent).then_some(kill)
+    }
+}
+
+/// Starts, writes, kills and forgets, so many times. Returns how many writes were acknowledged, or what was lost.
+async fn rounds(machine: &mut Machine, rounds: u64) -> Result<usize, String> {
+    let mut acknowledged = 0;
+    for round in 0..rounds {
+        let acknowledgements = 1 + machine.random.below(ACKNOWLEDGEMENTS_MAX);
+        let outcomes = machine.work(acknowledgements).await;
+        acknowledged += outcomes.acknowledged();
+        // Sometimes only the process was killed, and what it did not sync is still unsynced for the one after it.
+        if machine.random.chance(80) {
+            machine.crash();
+        }
+        let mut kill = machine.some_kill(60);
+        loop {
+            match machine.start(kill.as_ref()) {
+                Ok(()) => break,
+                // The kill came during the start.
+                Err(error) if kill.is_some() && error.contains("signal: 9") => {
+                    machine.crash();
+                    kill = machine.some_kill(30);
+                }
+                Err(error) => return Err(format!("round {round}: {error}")),
+            }
+        }
+        machine.check(&outcomes).await.map_err(|error| format!("round {round}: {error}"))?;
+        println!("round {round}: {} acknowledged, revision {}", outcomes.acknowledged(), machine.known.revision());
+    }
+    Ok(acknowledged)
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_when_the_machine_stops() {
+    let Some((server, library)) = programs() else { return };
+    let mut machine = Machine::prepare(&server, &library, &ARGUMENTS, Random::new(seed()));
+    machine.start(None).expect("the server must start");
+    let count = tools::number("KVORUM_FORGET_ROUNDS").unwrap_or(ROUNDS);
+    let acknowledged = rounds(&mut machine, count).await.unwrap_or_else(|error| panic!("{error}"));
+    println!("{count} rounds, {acknowledged} acknowledged");
+}
