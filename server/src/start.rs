@@ -1,8 +1,8 @@
 //! How a member starts: sockets first, then what the disk remembers, then raft until it leads, then its threads.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use kvorum_api::raftpb;
 use kvorum_disk::lmdb::{LmdbBackend, LmdbOptions};
 use kvorum_disk::snap::SnapDirectory;
 use kvorum_disk::wal::{self, Recovered, Wal, WalMetadata, WalOptions, WalSnapshot};
-use kvorum_disk::{FileSystem, RealFileSystem};
+use kvorum_disk::{DiskError, FileSystem, RealFileSystem, create_durable_directories};
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::{Member, conf_state_from_json};
 use kvorum_node::{Consensus, ConsensusConfig, HardState, LeaseTimers, LogEntry, RequestIds, Start};
@@ -235,10 +235,12 @@ struct Opened {
 fn open(config: &Config) -> Result<Opened, StartError> {
     let wal_directory = config.effective_wal_dir();
     let snapshot_directory = config.snapshot_dir();
-    for directory in [&config.data_dir, &snapshot_directory] {
-        create_private(directory)?;
-    }
     let file_system: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
+    let log_exists =
+        Wal::exists(&*file_system, &wal_directory).map_err(|error| StartError::new("write-ahead log", error))?;
+    if !log_exists {
+        create_folders(&*file_system, config).map_err(|error| StartError::new("data folder", error))?;
+    }
     let lmdb_options = LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync };
     let backend = LmdbBackend::open(&config.member_dir().join("backend"), lmdb_options)
         .map_err(|error| StartError::new("opening the backend", error))?;
@@ -252,8 +254,6 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         lease_ttl_seconds_min: i64::try_from(lease_ttl_milliseconds_min.div_ceil(1_000)).unwrap_or(i64::MAX),
         lease_checkpoint_persist: config.feature_gates.lease_checkpoint_persist,
     };
-    let log_exists =
-        Wal::exists(&*file_system, &wal_directory).map_err(|error| StartError::new("write-ahead log", error))?;
     let snap = SnapDirectory::open(Arc::clone(&file_system), &snapshot_directory)
         .map_err(|error| StartError::new("snapshot files", error))?;
     let log = if log_exists {
@@ -314,13 +314,20 @@ fn unix_milliseconds() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// etcd's permissions for data: nobody else looks in.
-fn create_private(directory: &Path) -> Result<(), StartError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| StartError::new(&format!("cannot create {}", directory.display()), error))
+/// Makes the folders above log and backend, private as etcd's, and their names durable. Those that an interrupted start
+/// left count as new: their names may not have reached the disk.
+fn create_folders(file_system: &dyn FileSystem, config: &Config) -> Result<(), DiskError> {
+    create_durable_directories(file_system, &config.snapshot_dir())?;
+    let member_directory = config.member_dir();
+    for directory in [config.data_dir.parent(), Some(&config.data_dir), Some(&member_directory)].into_iter().flatten() {
+        match file_system.sync_directory(directory) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                // The operator made the data folder where we may not look.
+            }
+            result => result.map_err(DiskError::at("sync", directory))?,
+        }
+    }
+    Ok(())
 }
 
 /// The log, and what it says of the past.

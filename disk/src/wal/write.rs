@@ -69,6 +69,8 @@ pub struct Wal {
     pub(super) chain: u32,
     /// Where the next record goes in the last segment.
     pub(super) tail: u64,
+    /// Up to here the last segment is durable.
+    pub(super) synced_tail: u64,
     /// Up to here the last segment is zero behind the tail.
     pub(super) zeroed_until: u64,
     pub(super) zero_window_bytes: u64,
@@ -113,6 +115,7 @@ impl Wal {
             segments: VecDeque::from([Segment { file, path, sequence: 0, first_index: 0 }]),
             chain: 0,
             tail: 0,
+            synced_tail: 0,
             zeroed_until: 0,
             zero_window_bytes: ZERO_WINDOW_BYTES_MIN,
             hard_state: HardState::default(),
@@ -283,8 +286,14 @@ impl Wal {
             return Ok(Duration::ZERO);
         }
         let segment = self.last_segment();
-        let took = segment.file.sync_data().map_err(DiskError::at("sync", &segment.path))?;
+        let took = segment.file.sync_data().map_err(|cause| {
+            // The system drops what it could not write and calls it written: the next to open the log would read it, and
+            // miss it after a crash. If the cut fails as well, nothing better can be done; the first error is reported.
+            segment.file.set_length(self.synced_tail).ok();
+            DiskError::new("sync", &segment.path, cause)
+        })?;
         self.is_synced = true;
+        self.synced_tail = self.tail;
         self.statistics.syncs += 1;
         Ok(took)
     }
@@ -310,6 +319,7 @@ impl Wal {
         let file = create_locked(&*self.file_system, &temporary)?;
         self.segments.push_back(Segment { file, path: temporary.clone(), sequence, first_index });
         self.tail = 0;
+        self.synced_tail = 0;
         self.zeroed_until = 0;
         self.buffer.clear();
         record::push_crc(&mut self.buffer, &mut self.chain);
