@@ -21,7 +21,7 @@
  *   before, after  the process kills itself before or after the call
  *
  * What is remembered, in the machine's byte order: `file-<inode>` is a sequence of `struct change` with the old bytes
- * behind each; `names` a sequence of `struct naming` with the names behind each; `kept-<n>` are removed files;
+ * behind each; `names` a sequence of `struct naming` with the names behind each; `kept-<n>` are removed files and folders;
  * `failed-<inode>` is the length of `file-<inode>` at the last failed sync.
  */
 #define _GNU_SOURCE
@@ -52,9 +52,9 @@ struct change {
 
 enum naming_kind { NAME_MADE = 1, NAME_REMOVED = 2, NAME_MOVED = 3, NAME_FOLDER_REMOVED = 4, NAME_SYNCED = 5 };
 
-/* `kept` is the number of a kept file, or 0. Behind it: name, 0, new name, 0. */
+/* `kept` is the number of a kept file or folder, or 0. Behind it: name, 0, new name, 0. */
 struct naming {
-    uint64_t kind, folder, new_folder, inode, kept, payload;
+    uint64_t kind, folder, new_folder, kept, payload;
 };
 
 struct descriptor {
@@ -344,7 +344,7 @@ static int sync_descriptor(int fd, long call) {
     pthread_mutex_lock(&lock);
     if (result == 0 && !is_deaf(copy.path)) {
         if (copy.is_folder) {
-            struct naming synced = {NAME_SYNCED, copy.inode, 0, 0, 0, 0};
+            struct naming synced = {NAME_SYNCED, copy.inode, 0, 0, 0};
             char path[PATH_BYTES];
             join(path, "names", 0);
             append(path, &synced, sizeof synced, NULL, 0);
@@ -376,7 +376,7 @@ static ino_t parent_of(const char *path, const char **name) {
 
 static void remember_name(enum naming_kind kind, const char *path, const char *new_path, uint64_t kept) {
     const char *name, *new_name = "";
-    struct naming naming = {kind, parent_of(path, &name), 0, inode_of(path), kept, 0};
+    struct naming naming = {kind, parent_of(path, &name), 0, kept, 0};
     char names[2 * PATH_BYTES], record[PATH_BYTES];
     if (new_path)
         naming.new_folder = parent_of(new_path, &new_name);
@@ -385,12 +385,16 @@ static void remember_name(enum naming_kind kind, const char *path, const char *n
     append(record, &naming, sizeof naming, names, naming.payload);
 }
 
-/* Gives a file that is to go a second name, under which it can be brought back. */
-static uint64_t keep(const char *path) {
-    char kept[PATH_BYTES];
+static void free_kept(char *kept) {
     do
         join(kept, "kept-", ++kept_count);
     while (access(kept, F_OK) == 0);
+}
+
+/* Gives a file that is to go a second name, under which it can be brought back. */
+static uint64_t keep(const char *path) {
+    char kept[PATH_BYTES];
+    free_kept(kept);
     if (syscall(SYS_linkat, AT_FDCWD, path, AT_FDCWD, kept, 0) != 0)
         die("cannot keep a file", path);
     return kept_count;
@@ -493,9 +497,14 @@ int mkdir(const char *path, mode_t mode) {
                 syscall(SYS_mkdirat, AT_FDCWD, path, mode));
 }
 
+/* The folder, which the caller has emptied, moves away, so that no other file gets its inode number. */
 int rmdir(const char *path) {
-    NAMING_CALL(path, remember_name(NAME_FOLDER_REMOVED, path, NULL, 0),
-                syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR));
+    char kept[PATH_BYTES];
+    if (!is_watched(path))
+        return (int)syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
+    free_kept(kept);
+    NAMING_CALL(path, remember_name(NAME_FOLDER_REMOVED, path, NULL, kept_count),
+                syscall(SYS_renameat, AT_FDCWD, path, AT_FDCWD, kept));
 }
 
 int unlink(const char *path) {

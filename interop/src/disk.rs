@@ -128,7 +128,8 @@ impl ForgetfulDisk {
     /// Lets everything be durable from here on.
     fn forget_all(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.undo.path())? {
-            fs::remove_file(entry?.path())?;
+            let path = entry?.path();
+            if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
         }
         Ok(())
     }
@@ -140,7 +141,6 @@ impl ForgetfulDisk {
             Err(error) => return Err(error),
         };
         let mut synced = BTreeSet::new();
-        let mut revived: BTreeMap<u64, PathBuf> = BTreeMap::new();
         for record in records.iter().rev() {
             if record.kind == NamingKind::Synced {
                 synced.insert(record.folder);
@@ -153,8 +153,7 @@ impl ForgetfulDisk {
                 return Ok(());
             }
             let paths = paths_by_inode(&self.folder)?;
-            let find = |inode: u64| paths.get(&inode).or_else(|| revived.get(&inode));
-            let Some(folder) = find(record.folder) else { continue };
+            let Some(folder) = paths.get(&record.folder) else { continue };
             let path = folder.join(&record.name);
             let kept = self.undo.path().join(format!("kept-{}", record.kept));
             match record.kind {
@@ -162,7 +161,7 @@ impl ForgetfulDisk {
                 NamingKind::Made if path.exists() => fs::remove_file(path)?,
                 NamingKind::Removed if !path.exists() => fs::hard_link(kept, path)?,
                 NamingKind::Moved if !path.exists() => {
-                    let Some(new_folder) = find(record.new_folder) else { continue };
+                    let Some(new_folder) = paths.get(&record.new_folder) else { continue };
                     let moved = new_folder.join(&record.new_name);
                     fs::rename(&moved, path)?;
                     if record.kept > 0 {
@@ -170,8 +169,7 @@ impl ForgetfulDisk {
                     }
                 }
                 NamingKind::FolderRemoved if !path.exists() => {
-                    fs::create_dir(&path)?;
-                    revived.insert(record.inode, path);
+                    fs::rename(kept, path)?;
                 }
                 // The process was killed before it did what it had announced.
                 _ => {}
@@ -224,7 +222,6 @@ struct Naming {
     kind: NamingKind,
     folder: u64,
     new_folder: u64,
-    inode: u64,
     kept: u64,
     name: String,
     new_name: String,
@@ -269,7 +266,7 @@ fn payload<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
 fn parse_namings(bytes: &[u8]) -> Vec<Naming> {
     let mut rest = bytes;
     std::iter::from_fn(|| {
-        let [kind, folder, new_folder, inode, kept, length] = numbers(&mut rest)?;
+        let [kind, folder, new_folder, kept, length] = numbers(&mut rest)?;
         let names = String::from_utf8_lossy(payload(&mut rest, length)?).into_owned();
         let mut names = names.split('\0').map(str::to_owned);
         let kind = match kind {
@@ -281,7 +278,7 @@ fn parse_namings(bytes: &[u8]) -> Vec<Naming> {
             _ => panic!("the shim wrote a record of kind {kind}"),
         };
         let (name, new_name) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
-        Some(Naming { kind, folder, new_folder, inode, kept, name, new_name })
+        Some(Naming { kind, folder, new_folder, kept, name, new_name })
     })
     .collect()
 }

@@ -147,7 +147,7 @@ impl Member {
                     return Ok(());
                 }
                 Err(error) => {
-                    let taken = error.contains("in use") || error.contains("EADDRINUSE");
+                    let taken = error.to_lowercase().contains("address already in use");
                     if !taken || attempt == START_ATTEMPTS {
                         return Err(error);
                     }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use kvorum_interop::crash::{Known, Outcomes};
-use kvorum_interop::disk::{Calls, Fault, ForgetfulDisk, Forgetting, Strike};
+use kvorum_interop::disk::{Calls, Fault, ForgetfulDisk, Forgetting, Strike, tree};
 use kvorum_interop::process::{Kind, Member};
 use kvorum_interop::random::Random;
 use kvorum_interop::tools;
@@ -117,4 +117,69 @@ async fn nothing_acknowledged_is_lost_when_the_machine_stops() {
     let count = tools::number("KVORUM_FORGET_ROUNDS").unwrap_or(ROUNDS);
     let acknowledged = rounds(&mut machine, count).await.unwrap_or_else(|error| panic!("{error}"));
     println!("{count} rounds, {acknowledged} acknowledged");
+}
+
+/// The proof that the tests above can fail: without syncs of one of the two, acknowledged writes are lost or the member
+/// does not start.
+#[tokio::test]
+async fn with_syncs_taken_out_loss_is_found() {
+    let Some((server, library)) = programs() else { return };
+    let seed = seed();
+    for deaf in ["/data/member/wal", "/data/member/backend"] {
+        let mut machine = Machine::prepare(&server, &library, &ARGUMENTS, Random::new(seed));
+        machine.start(None).expect("the server must start");
+        machine.member.kill();
+        machine.deaf = Some(deaf);
+        machine.start(None).expect("the server must start");
+        let loss = rounds(&mut machine, ROUNDS).await.expect_err("a loss must be found");
+        println!("{deaf}: {loss}");
+    }
+}
+
+/// If nothing is ever synced, everything goes back to what it was at the start, byte for byte: no write escapes the shim.
+#[tokio::test]
+async fn the_shim_sees_every_write() {
+    let Some((server, library)) = programs() else { return };
+    let mut machine = Machine::prepare(&server, &library, &ARGUMENTS, Random::new(seed()));
+    machine.start(None).expect("the server must start");
+    machine.work(ACKNOWLEDGEMENTS_MAX).await;
+    machine.disk.crash(Forgetting::Everything, &mut machine.random).expect("it can be taken back");
+    let before = tree(&machine.member.folder().join("data")).expect("a folder can be read");
+    machine.deaf = Some("/data");
+    machine.start(None).expect("the server must start");
+    machine.work(ACKNOWLEDGEMENTS_MAX).await;
+    machine.member.set_environment(Vec::new());
+    let written = tree(&machine.member.folder().join("data")).expect("a folder can be read");
+    assert!(written != before, "the server wrote something");
+    machine.disk.crash(Forgetting::Everything, &mut machine.random).expect("it can be taken back");
+    let after = tree(&machine.member.folder().join("data")).expect("a folder can be read");
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    assert!(after == before, "some contents differ");
+}
+
+/// The first start, killed at each of its calls to the disk in turn. Nothing was acknowledged, so the next start must
+/// found the member or go on with what is there.
+#[tokio::test]
+async fn a_first_start_may_be_killed_at_any_call() {
+    let Some((server, library)) = programs() else { return };
+    let mut random = Random::new(seed());
+    for number in 1.. {
+        let mut machine = Machine::prepare(&server, &library, &ARGUMENTS, Random::new(random.bits()));
+        let strike = if random.chance(50) { Strike::KillBefore } else { Strike::KillAfter };
+        let kill = Fault { calls: Calls::Any, path: "/data".to_owned(), number, strike };
+        match machine.start(Some(&kill)) {
+            Ok(()) => {
+                println!("a first start makes {number} calls");
+                assert!(number > 20, "a first start makes more calls");
+                return;
+            }
+            Err(error) => assert!(error.contains("signal: 9"), "{error}"),
+        }
+        machine.crash();
+        machine.start(None).unwrap_or_else(|error| panic!("killed at call {number}, {strike:?}: {error}"));
+        let outcomes = machine.work(1).await;
+        machine.crash();
+        machine.start(None).expect("the server must start");
+        machine.check(&outcomes).await.unwrap_or_else(|error| panic!("killed at call {number}, {strike:?}: {error}"));
+    }
 }
