@@ -23,7 +23,7 @@ use kvorum_store::{Backend, Restored, StoreConfig};
 use tracing::info;
 
 use crate::background::{self, BackendThread, SnapshotPolicy};
-use crate::config::{AutoCompaction, Config};
+use crate::config::{AutoCompaction, Bootstrap, Config};
 use crate::core::{Core, CoreConfig, CoreParts};
 use crate::ids::to_hex;
 use crate::metrics::Metrics;
@@ -266,7 +266,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     let (writer, reader, restored) =
         kvorum_store::open(store_config, store_backend).map_err(|error| StartError::new("opening the store", error))?;
     let newest_snapshot = log.snapshot.0;
-    let start = log.into_start(&restored)?;
+    let start = log.into_start(&restored, config)?;
     let consensus_config = ConsensusConfig {
         member_id: start.metadata.node_id,
         election_ticks: clamp(config.election_ticks()).max(2),
@@ -363,12 +363,13 @@ fn found_log(config: &Config, file_system: &Arc<dyn FileSystem>, directory: &Pat
         snapshot: (0, 0),
         snapshot_conf_state: raftpb::ConfState::default(),
         recovered: None,
-        founders: vec![BootstrapMember {
-            id: bootstrap.member_id,
-            name: config.name.clone(),
-            peer_urls: bootstrap.peer_urls,
-        }],
+        founders: founders(config, bootstrap),
     })
+}
+
+fn founders(config: &Config, bootstrap: Bootstrap) -> Vec<BootstrapMember> {
+    let Bootstrap { member_id, peer_urls, .. } = bootstrap;
+    vec![BootstrapMember { id: member_id, name: config.name.clone(), peer_urls }]
 }
 
 fn reopen_log(
@@ -408,8 +409,8 @@ fn reopen_log(
 }
 
 impl Log {
-    fn into_start(self, restored: &Restored) -> Result<StartedLog, StartError> {
-        let Some(recovered) = self.recovered else {
+    fn into_start(mut self, restored: &Restored, config: &Config) -> Result<StartedLog, StartError> {
+        let Some(recovered) = self.recovered.take() else {
             if restored.consistent_index > 0 {
                 return Err(StartError(format!(
                     "the backend holds entries up to {} but there is no write-ahead log: restore the log, or start in an \
@@ -429,13 +430,8 @@ impl Log {
                 self.snapshot.0
             )));
         }
-        if last == 0 {
-            // The founding entries never reached the disk; nothing was acknowledged.
-            return Err(StartError(
-                "the write-ahead log holds no entry: the first start did not finish; remove the data folder and start \
-                 again"
-                    .to_owned(),
-            ));
+        if applied == 0 && self.snapshot.0 == 0 && recovered.hard_state.commit == 0 {
+            return self.found_again(config);
         }
         let conf_state = match &restored.conf_state {
             Some(json) => conf_state_from_json(json).map_err(|error| StartError::new("backend", error))?,
@@ -450,6 +446,26 @@ impl Log {
             applied,
         };
         Ok(StartedLog { metadata: self.metadata, wal: self.wal, start })
+    }
+
+    /// The founding entries and the state that commits them are written as one batch, before anything else, and they are
+    /// not whole on the disk: so nothing was ever acknowledged, and what there is of them is written over.
+    fn found_again(self, config: &Config) -> Result<StartedLog, StartError> {
+        let bootstrap = config.bootstrap().map_err(|error| StartError::new("discovery failed", error))?;
+        let metadata = WalMetadata { node_id: bootstrap.member_id, cluster_id: bootstrap.cluster_id };
+        if metadata != self.metadata {
+            return Err(StartError(format!(
+                "the first start did not finish, and was that of member {} in cluster {}, not of member {} in cluster {}: \
+                 remove the data folder, or start with the same flags",
+                to_hex(self.metadata.node_id),
+                to_hex(self.metadata.cluster_id),
+                to_hex(metadata.node_id),
+                to_hex(metadata.cluster_id)
+            )));
+        }
+        tracing::warn!("the first start did not finish; founding the member again");
+        let start = Start::Bootstrap { members: founders(config, bootstrap) };
+        Ok(StartedLog { metadata, wal: self.wal, start })
     }
 }
 
