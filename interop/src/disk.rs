@@ -146,7 +146,8 @@ impl ForgetfulDisk {
                 synced.insert(record.folder);
                 continue;
             }
-            if synced.contains(&record.folder) {
+            let folder = if record.kind == NamingKind::Moved { record.new_folder } else { record.folder };
+            if synced.contains(&folder) {
                 continue;
             }
             if random.as_mut().is_some_and(|random| random.chance(KEPT_NAMES_PERCENT)) {

@@ -20,7 +20,7 @@
 //! requests and replies, [`random`] and [`generate`] make them, [`compare`] judges a pair of replies, [`watching`]
 //! follows watch streams, [`pair`] sends one request to two servers, [`differ`] drives them in lockstep, [`history`]
 //! computes what a history must hash to, [`crash`] writes until the server is gone and checks what it finds after,
-//! [`disk`] makes what was not synced be gone as well.
+//! [`disk`] makes what was not synced be gone as well, [`machine`] puts both together.
 
 pub mod call;
 pub mod compare;
@@ -29,6 +29,7 @@ pub mod differ;
 pub mod disk;
 pub mod generate;
 pub mod history;
+pub mod machine;
 pub mod pair;
 pub mod process;
 pub mod random;

@@ -3,11 +3,8 @@
 //!
 //! `KVORUM_FORGET_ROUNDS` and `KVORUM_FORGET_SEED` choose how long and which moments.
 
-use std::path::{Path, PathBuf};
-
-use kvorum_interop::crash::{Known, Outcomes};
-use kvorum_interop::disk::{Calls, Fault, ForgetfulDisk, Forgetting, Strike, tree};
-use kvorum_interop::process::{Kind, Member};
+use kvorum_interop::disk::{Calls, Fault, Forgetting, Strike, tree};
+use kvorum_interop::machine::{Machine, Programs};
 use kvorum_interop::random::Random;
 use kvorum_interop::tools;
 
@@ -21,63 +18,18 @@ const CALLS_MAX: usize = 400;
 const ARGUMENTS: [&str; 4] =
     ["--snapshot-count=50", "--max-wals=2", "--max-snapshots=2", "--wal-segment-bytes=20000"];
 
-fn programs() -> Option<(PathBuf, PathBuf)> {
-    Some((tools::or_skip(tools::server_under_test())?, tools::or_skip(tools::forgetful_disk())?))
-}
-
 fn seed() -> u64 {
     let seed = tools::number("KVORUM_FORGET_SEED").unwrap_or(1);
     println!("KVORUM_FORGET_SEED={seed}");
     seed
 }
 
-/// A member on a disk that forgets, and what must be found on it.
-struct Machine {
-    member: Member,
-    disk: ForgetfulDisk,
-    known: Known,
-    random: Random,
-    deaf: Option<&'static str>,
-}
-
-impl Machine {
-    fn prepare(server: &Path, library: &Path, arguments: &[&str], random: Random) -> Machine {
-        let member = Member::prepare(Kind::Server, server, arguments).expect("a member can be prepared");
-        let disk = ForgetfulDisk::new(library, member.folder()).expect("a folder for what is remembered");
-        Machine { member, disk, known: Known::default(), random, deaf: None }
-    }
-
-    /// Starts the member; the fault may strike before it is ready.
-    fn start(&mut self, fault: Option<&Fault>) -> Result<(), String> {
-        self.member.set_environment(self.disk.environment(self.deaf, fault));
-        self.member.restart()
-    }
-
-    /// Writes until a moment comes, then kills the process if it still runs.
-    async fn work(&mut self, acknowledgements: usize) -> Outcomes {
-        let work = self.known.work(self.member.url(), &mut self.random, acknowledgements);
-        work.moment().await;
-        self.member.kill();
-        work.end().await
-    }
-
-    /// The machine stops.
-    fn crash(&mut self) {
-        let forgetting = if self.random.chance(50) { Forgetting::Everything } else { Forgetting::AnyPart };
-        self.disk.crash(forgetting, &mut self.random).expect("what was not synced can be taken back");
-    }
-
-    async fn check(&mut self, outcomes: &Outcomes) -> Result<(), String> {
-        self.known.check(self.member.url(), outcomes).await
-    }
-
-    /// One kill at any call to the disk, or none.
-    fn some_kill(&mut self, percent: usize) -> Option<Fault> {
-        let strike = if self.random.chance(50) { Strike::KillBefore } else { Strike::KillAfter };
-        let number = 1 + self.random.below(CALLS_MAX) as u64;
-        let kill = Fault { calls: Calls::Any, path: "/data".to_owned(), number, strike };
-        self.random.chance(percent).then_some(kill)
-    }
+/// One kill at any call to the disk, or none.
+fn some_kill(random: &mut Random, percent: usize) -> Option<Fault> {
+    let strike = if random.chance(50) { Strike::KillBefore } else { Strike::KillAfter };
+    let number = 1 + random.below(CALLS_MAX) as u64;
+    let kill = Fault { calls: Calls::Any, path: "/data".to_owned(), number, strike };
+    random.chance(percent).then_some(kill)
 }
 
 /// Starts, writes, kills and forgets, so many times. Returns how many writes were acknowledged, or what was lost.
@@ -91,14 +43,14 @@ async fn rounds(machine: &mut Machine, rounds: u64) -> Result<usize, String> {
         if machine.random.chance(80) {
             machine.crash();
         }
-        let mut kill = machine.some_kill(60);
+        let mut kill = some_kill(&mut machine.random, 60);
         loop {
             match machine.start(kill.as_ref()) {
                 Ok(()) => break,
                 // The kill came during the start.
                 Err(error) if kill.is_some() && error.contains("signal: 9") => {
                     machine.crash();
-                    kill = machine.some_kill(30);
+                    kill = some_kill(&mut machine.random, 30);
                 }
                 Err(error) => return Err(format!("round {round}: {error}")),
             }
@@ -111,8 +63,8 @@ async fn rounds(machine: &mut Machine, rounds: u64) -> Result<usize, String> {
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_when_the_machine_stops() {
-    let Some((server, library)) = programs() else { return };
-    let mut machine = Machine::prepare(&server, &library, &ARGUMENTS, Random::new(seed()));
+    let Some(programs) = Programs::find() else { return };
+    let mut machine = Machine::prepare(&programs, &ARGUMENTS, Random::new(seed()));
     machine.start(None).expect("the server must start");
     let count = tools::number("KVORUM_FORGET_ROUNDS").unwrap_or(ROUNDS);
     let acknowledged = rounds(&mut machine, count).await.unwrap_or_else(|error| panic!("{error}"));
@@ -123,10 +75,10 @@ async fn nothing_acknowledged_is_lost_when_the_machine_stops() {
 /// does not start.
 #[tokio::test]
 async fn with_syncs_taken_out_loss_is_found() {
-    let Some((server, library)) = programs() else { return };
+    let Some(programs) = Programs::find() else { return };
     let seed = seed();
     for deaf in ["/data/member/wal", "/data/member/backend"] {
-        let mut machine = Machine::prepare(&server, &library, &ARGUMENTS, Random::new(seed));
+        let mut machine = Machine::prepare(&programs, &ARGUMENTS, Random::new(seed));
         machine.start(None).expect("the server must start");
         machine.member.kill();
         machine.deaf = Some(deaf);
@@ -139,8 +91,8 @@ async fn with_syncs_taken_out_loss_is_found() {
 /// If nothing is ever synced, everything goes back to what it was at the start, byte for byte: no write escapes the shim.
 #[tokio::test]
 async fn the_shim_sees_every_write() {
-    let Some((server, library)) = programs() else { return };
-    let mut machine = Machine::prepare(&server, &library, &ARGUMENTS, Random::new(seed()));
+    let Some(programs) = Programs::find() else { return };
+    let mut machine = Machine::prepare(&programs, &ARGUMENTS, Random::new(seed()));
     machine.start(None).expect("the server must start");
     machine.work(ACKNOWLEDGEMENTS_MAX).await;
     machine.disk.crash(Forgetting::Everything, &mut machine.random).expect("it can be taken back");
@@ -161,10 +113,10 @@ async fn the_shim_sees_every_write() {
 /// found the member or go on with what is there.
 #[tokio::test]
 async fn a_first_start_may_be_killed_at_any_call() {
-    let Some((server, library)) = programs() else { return };
+    let Some(programs) = Programs::find() else { return };
     let mut random = Random::new(seed());
     for number in 1.. {
-        let mut machine = Machine::prepare(&server, &library, &ARGUMENTS, Random::new(random.bits()));
+        let mut machine = Machine::prepare(&programs, &ARGUMENTS, Random::new(random.bits()));
         let strike = if random.chance(50) { Strike::KillBefore } else { Strike::KillAfter };
         let kill = Fault { calls: Calls::Any, path: "/data".to_owned(), number, strike };
         match machine.start(Some(&kill)) {
