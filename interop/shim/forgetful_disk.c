@@ -271,11 +271,12 @@ int ftruncate(int fd, off_t length) {
     file = find(fd);
     if (file) {
         struct stat now;
-        if (strike(file->path, 0)) {
+        syscall(SYS_fstat, fd, &now);
+        /* To cut a file needs no room. */
+        if (strike(file->path, 0) && length > now.st_size) {
             pthread_mutex_unlock(&lock);
             return -1;
         }
-        syscall(SYS_fstat, fd, &now);
         remember(fd, file->inode, CHANGE_TRUNCATE, (uint64_t)length,
                  now.st_size > length ? (uint64_t)(now.st_size - length) : 0);
     }

@@ -360,9 +360,11 @@ fn take_back_changes(contents: &[u8], changes: &[Change], random: &mut Option<&m
             ChangeKind::Write => {
                 let mut begin = range.start;
                 while begin < range.end {
-                    let end = ((begin / SECTOR_BYTES + 1) * SECTOR_BYTES).min(range.end);
+                    let sector = begin / SECTOR_BYTES * SECTOR_BYTES;
+                    let end = (sector + SECTOR_BYTES).min(range.end);
                     if keeps(KEPT_PERCENT) {
-                        file.decide(begin..end);
+                        // With all that was written to the sector before.
+                        file.decide(sector..sector + SECTOR_BYTES);
                     } else {
                         file.put_back(begin..end, change.offset, &change.old);
                     }

@@ -251,7 +251,7 @@ impl Wal {
             self.zero_ahead(end)?;
         }
         let segment = self.last_segment();
-        segment.file.write_at(self.tail, &self.buffer).map_err(DiskError::at("write", &segment.path))?;
+        segment.file.write_at(self.tail, &self.buffer).map_err(|cause| self.give_up_batch(cause))?;
         self.tail = end;
         self.is_synced = false;
         self.statistics.record_bytes += self.buffer.len() as u64;
@@ -272,13 +272,30 @@ impl Wal {
         while offset < until {
             let length = (until - offset).min(ZEROS.len() as u64);
             let zeros = &ZEROS[..length as usize];
-            segment.file.write_at(offset, zeros).map_err(DiskError::at("write", &segment.path))?;
+            segment.file.write_at(offset, zeros).map_err(|cause| self.give_up_batch(cause))?;
             offset += length;
         }
         self.statistics.zeroed_bytes += until - end;
         self.zeroed_until = until;
         self.zero_window_bytes = (self.zero_window_bytes * 2).min(ZERO_WINDOW_BYTES_MAX);
         Ok(())
+    }
+
+    /// What was written of a batch when the disk was full may end anywhere, also where no crash would tear it. It goes, and
+    /// gives its room back.
+    fn give_up_batch(&self, cause: std::io::Error) -> DiskError {
+        self.cut_back(self.tail);
+        DiskError::new("write", &self.last_segment().path, cause)
+    }
+
+    /// The last act of a log that failed. If it fails as well, opening the log judges what is there; the first error is
+    /// the one to report.
+    fn cut_back(&self, length: u64) {
+        if self.options.unsafe_no_fsync {
+            return;
+        }
+        let file = &self.last_segment().file;
+        file.set_length(length).and_then(|()| file.sync_data()).ok();
     }
 
     fn sync_tail(&mut self) -> Result<Duration, DiskError> {
@@ -288,8 +305,8 @@ impl Wal {
         let segment = self.last_segment();
         let took = segment.file.sync_data().map_err(|cause| {
             // The system drops what it could not write and calls it written: the next to open the log would read it, and
-            // miss it after a crash. If the cut fails as well, nothing better can be done; the first error is reported.
-            segment.file.set_length(self.synced_tail).ok();
+            // miss it after a crash.
+            self.cut_back(self.synced_tail);
             DiskError::new("sync", &segment.path, cause)
         })?;
         self.is_synced = true;
