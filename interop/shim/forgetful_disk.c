@@ -19,6 +19,7 @@
  *   an errno       the call fails once; a failed write writes nothing
  *   an errno with + as in "28+": this call writes half and every later one fails
  *   before, after  the process kills itself before or after the call
+ * Calls count from when there is a file `armed` in the folder for what is remembered.
  *
  * What is remembered, in the machine's byte order: `file-<inode>` is a sequence of `struct change` with the old bytes
  * behind each; `names` a sequence of `struct naming` with the names behind each; `kept-<n>` are removed files and folders;
@@ -144,6 +145,12 @@ static int strike(const char *path, int is_sync) {
     pthread_once(&once, set_up);
     if (fault.number == 0 || !(is_sync ? fault.matches_syncs : fault.matches_writes) || !strstr(path, fault.path))
         return 0;
+    if (fault.seen == 0) {
+        char armed[PATH_BYTES];
+        join(armed, "armed", 0);
+        if (access(armed, F_OK) != 0)
+            return 0;
+    }
     fault.seen++;
     if (fault.seen == fault.number && fault.kill_before)
         raise(SIGKILL);

@@ -36,7 +36,7 @@ pub struct Fault {
     pub calls: Calls,
     /// Part of the path of the files meant.
     pub path: String,
-    /// Counted among the calls meant since the process started, from 1.
+    /// Counted among the calls meant since the disk was armed, from 1.
     pub number: u64,
     pub strike: Strike,
 }
@@ -103,6 +103,16 @@ impl ForgetfulDisk {
         variables.extend(deaf.map(|deaf| ("KVORUM_SHIM_DEAF".to_owned(), deaf.into())));
         variables.extend(fault.map(|fault| ("KVORUM_SHIM_FAULT".to_owned(), fault.text().into())));
         variables
+    }
+
+    /// Lets the calls of a fault count from here on, or from the next call of this on.
+    pub fn arm(&self, armed: bool) -> io::Result<()> {
+        let path = self.undo.path().join("armed");
+        match armed {
+            true => fs::write(path, ""),
+            false if path.exists() => fs::remove_file(path),
+            false => Ok(()),
+        }
     }
 
     /// Takes back what was not synced, as if the machine had stopped when the process did.

@@ -44,6 +44,14 @@ impl Machine {
 
     /// Starts the member; the fault may strike before it is ready.
     pub fn start(&mut self, fault: Option<&Fault>) -> Result<(), String> {
+        self.disk.arm(true).expect("a file can be made");
+        self.member.set_environment(self.disk.environment(self.deaf, fault));
+        self.member.restart()
+    }
+
+    /// Starts the member; the fault counts only once the disk is armed.
+    pub fn start_unarmed(&mut self, fault: Option<&Fault>) -> Result<(), String> {
+        self.disk.arm(false).expect("a file can be removed");
         self.member.set_environment(self.disk.environment(self.deaf, fault));
         self.member.restart()
     }

@@ -14,6 +14,10 @@ const ROUNDS: u64 = 50;
 const ACKNOWLEDGEMENTS_MAX: usize = 200;
 const CALLS_MAX: usize = 400;
 
+/// So many starts are killed, at this call at most, in percent.
+const STARTS_KILLED_PERCENT: usize = 25;
+const START_CALLS_MAX: usize = 40;
+
 /// Snapshots, cuts and purges happen all the time.
 const ARGUMENTS: [&str; 4] =
     ["--snapshot-count=50", "--max-wals=2", "--max-snapshots=2", "--wal-segment-bytes=20000"];
@@ -24,12 +28,10 @@ fn seed() -> u64 {
     seed
 }
 
-/// One kill at any call to the disk, or none.
-fn some_kill(random: &mut Random, percent: usize) -> Option<Fault> {
+/// A kill at one of the next calls to the disk.
+fn some_kill(random: &mut Random, calls_max: usize) -> Fault {
     let strike = if random.chance(50) { Strike::KillBefore } else { Strike::KillAfter };
-    let number = 1 + random.below(CALLS_MAX) as u64;
-    let kill = Fault { calls: Calls::Any, path: "/data".to_owned(), number, strike };
-    random.chance(percent).then_some(kill)
+    Fault { calls: Calls::Any, path: "/data".to_owned(), number: 1 + random.below(calls_max) as u64, strike }
 }
 
 /// Starts, writes, kills and forgets, so many times. Returns how many writes were acknowledged, or what was lost.
@@ -43,19 +45,21 @@ async fn rounds(machine: &mut Machine, rounds: u64) -> Result<usize, String> {
         if machine.random.chance(80) {
             machine.crash();
         }
-        let mut kill = some_kill(&mut machine.random, 60);
-        loop {
-            match machine.start(kill.as_ref()) {
-                Ok(()) => break,
-                // The kill came during the start.
-                Err(error) if kill.is_some() && error.contains("signal: 9") => {
-                    machine.crash();
-                    kill = some_kill(&mut machine.random, 30);
-                }
+        while machine.random.chance(STARTS_KILLED_PERCENT) {
+            let kill = some_kill(&mut machine.random, START_CALLS_MAX);
+            match machine.start(Some(&kill)) {
+                Ok(()) => machine.member.kill(),
+                Err(error) if error.contains("signal: 9") => {}
                 Err(error) => return Err(format!("round {round}: {error}")),
             }
+            machine.crash();
         }
+        // Half of the kills come at a call to the disk, the others at an acknowledgement.
+        let calls_max = if machine.random.chance(50) { CALLS_MAX } else { usize::MAX };
+        let kill = some_kill(&mut machine.random, calls_max);
+        machine.start_unarmed(Some(&kill)).map_err(|error| format!("round {round}: {error}"))?;
         machine.check(&outcomes).await.map_err(|error| format!("round {round}: {error}"))?;
+        machine.disk.arm(true).map_err(|error| error.to_string())?;
         println!("round {round}: {} acknowledged, revision {}", outcomes.acknowledged(), machine.known.revision());
     }
     Ok(acknowledged)
