@@ -13,7 +13,7 @@ use kvorum_api::etcdserverpb::InternalRaftRequest;
 use kvorum_api::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use kvorum_api::raftpb;
 use kvorum_disk::lmdb::{LmdbBackend, LmdbOptions};
-use kvorum_disk::snap::SnapDirectory;
+use kvorum_disk::snap::{SnapDirectory, SnapshotFile};
 use kvorum_disk::wal::{self, Recovered, Wal, WalMetadata, WalOptions, WalSnapshot};
 use kvorum_disk::{DiskError, FileSystem, RealFileSystem, create_durable_directories};
 use kvorum_node::bootstrap::BootstrapMember;
@@ -384,10 +384,7 @@ fn reopen_log(
     for (path, reason) in &loaded.broken {
         tracing::warn!(path = %path.display(), reason = %reason, "set a broken snapshot file aside");
     }
-    let (from, conf_state) = match loaded.snapshot {
-        Some(file) => (WalSnapshot { index: file.index, term: file.term, conf_state: None }, file.conf_state),
-        None => (WalSnapshot::default(), raftpb::ConfState::default()),
-    };
+    let (from, conf_state) = newest_snapshot(loaded.snapshot, &known);
     let (wal, recovered) =
         Wal::open(Arc::clone(file_system), directory, &from, wal_options(config)).map_err(|error| failed(&error))?;
     if let Some(repair) = &recovered.repair {
@@ -406,6 +403,23 @@ fn reopen_log(
         recovered: Some(recovered),
         founders: Vec::new(),
     })
+}
+
+/// Where the log is read from: the newest snapshot file, or the log's own record of a newer snapshot, whose file was
+/// damaged or lost. The record says the same; and the log may not reach back to the file before, since segments are
+/// purged up to the newest snapshot.
+fn newest_snapshot(file: Option<SnapshotFile>, known: &[WalSnapshot]) -> (WalSnapshot, raftpb::ConfState) {
+    let (from, conf_state) = match file {
+        Some(file) => (WalSnapshot { index: file.index, term: file.term, conf_state: None }, file.conf_state),
+        None => (WalSnapshot::default(), raftpb::ConfState::default()),
+    };
+    match known.iter().max_by_key(|record| record.index) {
+        Some(WalSnapshot { index, term, conf_state: Some(recorded) }) if *index > from.index => {
+            tracing::warn!(snapshot_index = index, "a snapshot file is missing; its record in the log takes its place");
+            (WalSnapshot { index: *index, term: *term, conf_state: None }, recorded.clone())
+        }
+        _ => (from, conf_state),
+    }
 }
 
 impl Log {
