@@ -26,7 +26,7 @@ pub enum Forgetting {
     /// All are lost.
     Everything,
     /// Each sector of a file has any of the contents it was given since the last sync; of names, the first so many
-    /// changes are kept.
+    /// changes are kept, and any later removals.
     AnyPart,
 }
 
@@ -163,6 +163,11 @@ impl ForgetfulDisk {
             if random.as_mut().is_some_and(|random| random.chance(KEPT_NAMES_PERCENT)) {
                 return Ok(());
             }
+            // Nothing says in which order names vanish.
+            let vanishes = record.kind == NamingKind::Removed;
+            if vanishes && random.as_mut().is_some_and(|random| random.chance(KEPT_PERCENT)) {
+                continue;
+            }
             let paths = paths_by_inode(&self.folder)?;
             let Some(folder) = paths.get(&record.folder) else { continue };
             let path = folder.join(&record.name);
@@ -174,6 +179,9 @@ impl ForgetfulDisk {
                 NamingKind::Moved if !path.exists() => {
                     let Some(new_folder) = paths.get(&record.new_folder) else { continue };
                     let moved = new_folder.join(&record.new_name);
+                    if !moved.exists() {
+                        continue;
+                    }
                     fs::rename(&moved, path)?;
                     if record.kept > 0 {
                         fs::hard_link(kept, moved)?;

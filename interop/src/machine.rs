@@ -9,6 +9,9 @@ use crate::process::{Kind, Member};
 use crate::random::Random;
 use crate::tools;
 
+/// How often a member is stopped before the machine, in percent.
+const STOPPED_PERCENT: usize = 10;
+
 /// What such a test needs.
 #[derive(Debug)]
 pub struct Programs {
@@ -56,10 +59,13 @@ impl Machine {
         self.member.restart()
     }
 
-    /// Writes until a moment comes, then kills the process if it still runs.
+    /// Writes until a moment comes, then kills the process if it still runs, or now and then asks it to stop.
     pub async fn work(&mut self, acknowledgements: usize) -> Outcomes {
         let work = self.known.work(self.member.url(), &mut self.random, acknowledgements);
         work.moment().await;
+        if self.random.chance(STOPPED_PERCENT) {
+            self.member.stop();
+        }
         self.member.kill();
         work.end().await
     }

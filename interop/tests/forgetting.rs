@@ -20,7 +20,7 @@ const START_CALLS_MAX: usize = 40;
 
 /// Snapshots, cuts and purges happen all the time.
 const ARGUMENTS: [&str; 4] =
-    ["--snapshot-count=50", "--max-wals=2", "--max-snapshots=2", "--wal-segment-bytes=20000"];
+    ["--snapshot-count=50", "--max-wals=2", "--max-snapshots=2", "--wal-segment-bytes=5000"];
 
 fn seed() -> u64 {
     let seed = tools::number("KVORUM_FORGET_SEED").unwrap_or(1);
