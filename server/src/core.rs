@@ -282,20 +282,23 @@ impl Core {
         let mut persisted = None;
         loop {
             match self.step(proposals, persisted.take(), &mut turn) {
-                Ok(None) => return turn,
+                Ok(None) => break,
                 Ok(Some(persist)) => {
                     if let Err(error) = self.write(log, &persist) {
                         self.fail(format!("write-ahead log: {error}"));
-                        return turn;
+                        break;
                     }
                     persisted = Some(persist.number);
                 }
                 Err(failure) => {
                     self.fail(failure);
-                    return turn;
+                    break;
                 }
             }
         }
+        // A member that failed takes nothing in; whoever drives would come back with it for ever.
+        turn.replies.extend(proposals.drain(..).map(|proposal| (proposal.waiter, Err(EtcdError::Stopped))));
+        turn
     }
 
     /// What happens between two disk calls, under the state's lock. Events are published here, so that every thread
