@@ -268,7 +268,10 @@ impl Known {
             if !write.effects.is_empty() {
                 let found = unexplained.remove(revision);
                 let call = &write.call;
-                ensure!(found.as_ref() == Some(&write.effects), "at {revision}: acknowledged {call:?}, found {found:?}");
+                ensure!(
+                    found.as_ref() == Some(&write.effects),
+                    "at {revision}: acknowledged {call:?}, found {found:?}"
+                );
             }
         }
         let mut pending: Vec<&Effects> = outcomes.pending.iter().map(|write| &write.effects).collect();

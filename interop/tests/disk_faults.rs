@@ -10,12 +10,23 @@ use kvorum_interop::disk::{Calls, Fault, Strike};
 use kvorum_interop::machine::{Machine, Programs};
 use kvorum_interop::random::Random;
 
-const ARGUMENTS: [&str; 4] =
-    ["--snapshot-count=50", "--max-wals=2", "--max-snapshots=2", "--wal-segment-bytes=20000"];
+/// Commits, snapshots, cuts and purges happen all the time.
+const ARGUMENTS: [&str; 5] = [
+    "--backend-batch-interval=10ms",
+    "--snapshot-count=50",
+    "--max-wals=2",
+    "--max-snapshots=2",
+    "--wal-segment-bytes=20000",
+];
 
 /// Between two snapshots the log is purged of all that the first one needed.
-const RARE_SNAPSHOTS: [&str; 4] =
-    ["--snapshot-count=600", "--max-wals=2", "--max-snapshots=2", "--wal-segment-bytes=20000"];
+const RARE_SNAPSHOTS: [&str; 5] = [
+    "--backend-batch-interval=10ms",
+    "--snapshot-count=600",
+    "--max-wals=2",
+    "--max-snapshots=2",
+    "--wal-segment-bytes=20000",
+];
 
 /// Errno values of Linux and what the system calls them.
 const NO_SPACE: (i32, &str) = (28, "No space left on device");
@@ -160,9 +171,17 @@ async fn a_flipped_bit_in_the_log_refuses_to_start_until_it_is_right_again() {
         assert!(error.contains("exit status: 1"), "{error}");
         let line = fatal(&machine, "failed to start");
         assert!(line.contains(&*path.to_string_lossy()) && line.contains("at position: "), "{line}");
-        let position: String =
-            line.split("at position: ").nth(1).into_iter().flat_map(str::chars).take_while(char::is_ascii_digit).collect();
-        assert!(position.parse::<usize>().is_ok_and(|position| position <= offset && offset < position + 4096), "{line}");
+        let position: String = line
+            .split("at position: ")
+            .nth(1)
+            .into_iter()
+            .flat_map(str::chars)
+            .take_while(char::is_ascii_digit)
+            .collect();
+        assert!(
+            position.parse::<usize>().is_ok_and(|position| position <= offset && offset < position + 4096),
+            "{line}"
+        );
         flip(&path, offset);
         machine.start(None).expect("the server must start");
         machine.check(&outcomes).await.expect("nothing is lost");

@@ -18,9 +18,15 @@ const CALLS_MAX: usize = 400;
 const STARTS_KILLED_PERCENT: usize = 25;
 const START_CALLS_MAX: usize = 40;
 
-/// Snapshots, cuts and purges happen all the time.
-const ARGUMENTS: [&str; 4] =
-    ["--snapshot-count=50", "--max-wals=2", "--max-snapshots=2", "--wal-segment-bytes=5000"];
+/// Commits, snapshots, cuts and purges happen all the time, and no value is in memory.
+const ARGUMENTS: [&str; 6] = [
+    "--backend-batch-interval=20ms",
+    "--snapshot-count=50",
+    "--max-wals=2",
+    "--max-snapshots=2",
+    "--wal-segment-bytes=5000",
+    "--value-budget-bytes=0",
+];
 
 fn seed() -> u64 {
     let seed = tools::number("KVORUM_FORGET_SEED").unwrap_or(1);
