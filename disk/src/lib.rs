@@ -12,7 +12,7 @@ pub mod snap;
 pub mod wal;
 
 pub use error::DiskError;
-pub use file::{File, FileSystem, OpenMode, RealFileSystem};
+pub use file::{File, FileSystem, OpenMode, RealFileSystem, create_durable_directories};
 pub use lmdb::{Generation, LmdbBackend, LmdbOptions};
 pub use snap::{SnapDirectory, SnapError, SnapshotFile};
 pub use wal::{

@@ -27,6 +27,9 @@ pub const MAP_SIZE_BYTES_MIN: usize = 1 << 30;
 /// Read transactions that can be open at once, in all processes that have the file open.
 pub const READERS_MAX: u32 = 1024;
 
+/// LMDB's name for the file in an environment's folder.
+const DATA_FILE: &str = "data.mdb";
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LmdbOptions {
     /// Commits are not synced. A crash of the machine can destroy the file.
@@ -98,6 +101,9 @@ impl Generation {
         let disk_error = |error: DiskError| BackendError(error.to_string());
         let fail = |error| backend_error("open", directory, error);
         create_durable_directories(&RealFileSystem, directory).map_err(disk_error)?;
+        if !directory.join(DATA_FILE).exists() {
+            create(directory, options)?;
+        }
         let environment = open_environment(directory, options).map_err(fail)?;
         // A process that was killed leaves its readers registered, and they would keep freed pages for good.
         environment.clear_stale_readers().map_err(fail)?;
@@ -204,8 +210,34 @@ impl Generation {
     }
 }
 
+/// Puts an empty environment in place, whole and durable: LMDB cannot open one whose first pages a crash has torn. What
+/// an interrupted attempt left under `<directory>.tmp` is removed.
+fn create(directory: &Path, options: LmdbOptions) -> Result<(), BackendError> {
+    let disk_error = |error: DiskError| BackendError(error.to_string());
+    let mut temporary = directory.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let remove = || match RealFileSystem.remove_directory(&temporary) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(DiskError::at("remove", &temporary)).map_err(disk_error),
+    };
+    remove()?;
+    RealFileSystem.create_directories(&temporary).map_err(DiskError::at("create", &temporary)).map_err(disk_error)?;
+    let fail = |error| backend_error("create", &temporary, error);
+    let environment = open_environment(&temporary, options).map_err(fail)?;
+    let mut transaction = environment.write_txn().map_err(fail)?;
+    for bucket in Bucket::ALL {
+        open_database(&environment, &mut transaction, bucket).map_err(fail)?;
+    }
+    transaction.commit().map_err(fail)?;
+    environment.prepare_for_closing().wait();
+    let (source, target) = (temporary.join(DATA_FILE), directory.join(DATA_FILE));
+    RealFileSystem.rename(&source, &target).map_err(DiskError::at("rename", &source)).map_err(disk_error)?;
+    remove()
+}
+
 fn backend_error(operation: &str, directory: &Path, error: heed::Error) -> BackendError {
-    BackendError(format!("cannot {operation} {}: {error}", directory.join("data.mdb").display()))
+    BackendError(format!("cannot {operation} {}: {error}", directory.join(DATA_FILE).display()))
 }
 
 /// Puts a key that is normally above all others, which needs no search; a replayed one goes where it belongs.

@@ -1,13 +1,14 @@
 //! Runs one member as a child process in its own folder on free loopback ports. It waits for what the member says,
 //! never for time alone, and leaves folder and log behind when the test fails. It must not outlive the test.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -33,42 +34,52 @@ pub enum Kind {
     Oracle,
 }
 
-/// A running member. Dropping it kills it.
+/// How long a member that must stop by itself may take.
+const EXIT_SECONDS: u64 = 60;
+
+/// How often an exit is looked for.
+const EXIT_CHECK: Duration = Duration::from_millis(5);
+
+/// A member with its folder and addresses. Dropping it kills it.
 #[derive(Debug)]
 pub struct Member {
     kind: Kind,
     binary: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, OsString)>,
     folder: Option<TempDir>,
     client_url: String,
     peer_url: String,
-    child: Child,
+    /// None until the first start.
+    child: Option<Child>,
 }
 
 impl Member {
     /// Starts `binary` in a new folder with etcd's flags `arguments` besides those for name, folder and addresses.
     pub fn start(kind: Kind, binary: &Path, arguments: &[&str]) -> Result<Member, String> {
+        let mut member = Member::prepare(kind, binary, arguments)?;
+        member.restart()?;
+        Ok(member)
+    }
+
+    /// Makes the folder and chooses addresses; [`Self::restart`] starts it.
+    pub fn prepare(kind: Kind, binary: &Path, arguments: &[&str]) -> Result<Member, String> {
         let folder = TempDir::with_prefix("kvorum-interop-").map_err(|error| error.to_string())?;
-        let mut last = String::new();
-        for _ in 0..START_ATTEMPTS {
-            let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-            let (client_url, peer_url) = (free_url(), free_url());
-            match launch(kind, binary, &arguments, folder.path(), &client_url, &peer_url) {
-                Ok((child, client_url)) => {
-                    let (folder, binary) = (Some(folder), binary.to_path_buf());
-                    return Ok(Member { kind, binary, arguments, folder, client_url, peer_url, child });
-                }
-                Err(error) => {
-                    let taken = error.contains("in use") || error.contains("EADDRINUSE");
-                    last = error;
-                    if !taken {
-                        break;
-                    }
-                    fs::remove_dir_all(folder.path().join("data")).ok();
-                }
-            }
-        }
-        Err(last)
+        Ok(Member {
+            kind,
+            binary: binary.to_path_buf(),
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            environment: Vec::new(),
+            folder: Some(folder),
+            client_url: free_url(),
+            peer_url: free_url(),
+            child: None,
+        })
+    }
+
+    /// Sets the variables that the next start gets besides `PATH`.
+    pub fn set_environment(&mut self, environment: Vec<(String, OsString)>) {
+        self.environment = environment;
     }
 
     /// The URL for clients, as `http://127.0.0.1:port`.
@@ -81,44 +92,83 @@ impl Member {
         self.folder.as_ref().expect("the folder is given away only by drop").path()
     }
 
+    /// What the member has logged since its first start.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder().join("log")).unwrap_or_default()
+    }
+
     /// The process id of the running child.
     pub fn process_id(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().expect("the member was started").id()
     }
 
     /// SIGKILL, and waits until the process is gone.
     pub fn kill(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().expect("a child can be waited for");
+        let child = self.child.as_mut().expect("the member was started");
+        child.kill().ok();
+        child.wait().expect("a child can be waited for");
     }
 
     /// Asks for a clean stop (SIGTERM; an oracle's stdin is closed), waits for it, and gives the exit code.
     pub fn stop(&mut self) -> Option<i32> {
+        let child = self.child.as_mut().expect("the member was started");
         match self.kind {
-            Kind::Oracle => drop(self.child.stdin.take()),
+            Kind::Oracle => drop(child.stdin.take()),
             Kind::Server => {
-                let id = self.child.id().to_string();
+                let id = child.id().to_string();
                 Command::new("kill").args(["-TERM", &id]).status().expect("kill is part of every system");
             }
         }
-        self.child.wait().expect("a child can be waited for").code()
+        child.wait().expect("a child can be waited for").code()
     }
 
-    /// Starts the member again over the same folder and addresses; it must have been killed or stopped.
+    /// Waits for a member that stops by itself, and gives the exit code. Err when it does not stop.
+    pub fn wait(&mut self) -> Result<Option<i32>, String> {
+        let child = self.child.as_mut().expect("the member was started");
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(EXIT_SECONDS) {
+            if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+                return Ok(status.code());
+            }
+            std::thread::sleep(EXIT_CHECK);
+        }
+        Err(format!("{} still runs", self.binary.display()))
+    }
+
+    /// Starts the member, over the same folder and addresses if it ran before; then it must have been killed or stopped.
+    /// An address that somebody took meanwhile is replaced.
     pub fn restart(&mut self) -> Result<(), String> {
         let folder = self.folder().to_path_buf();
-        let started = launch(self.kind, &self.binary, &self.arguments, &folder, &self.client_url, &self.peer_url);
-        let (child, client_url) = started?;
-        self.child = child;
-        self.client_url = client_url;
-        Ok(())
+        for attempt in 1.. {
+            match launch(self, &folder) {
+                Ok((child, client_url)) => {
+                    self.child = Some(child);
+                    self.client_url = client_url;
+                    return Ok(());
+                }
+                Err(error) => {
+                    let taken = error.to_lowercase().contains("address already in use");
+                    if !taken || attempt == START_ATTEMPTS {
+                        return Err(error);
+                    }
+                    self.client_url = free_url();
+                    if self.child.is_none() {
+                        self.peer_url = free_url();
+                        fs::remove_dir_all(folder.join("data")).ok();
+                    }
+                }
+            }
+        }
+        unreachable!("the last attempt returns")
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        if let Some(child) = &mut self.child {
+            child.kill().ok();
+            child.wait().ok();
+        }
         if std::thread::panicking()
             && let Some(folder) = self.folder.take()
         {
@@ -129,14 +179,9 @@ impl Drop for Member {
     }
 }
 
-fn launch(
-    kind: Kind,
-    binary: &Path,
-    arguments: &[String],
-    folder: &Path,
-    client_url: &str,
-    peer_url: &str,
-) -> Result<(Child, String), String> {
+fn launch(member: &Member, folder: &Path) -> Result<(Child, String), String> {
+    let Member { kind, binary, arguments, client_url, peer_url, .. } = member;
+    let kind = *kind;
     let mut command = Command::new(binary);
     command.arg(format!("--data-dir={}", folder.join("data").display()));
     if kind == Kind::Server {
@@ -150,6 +195,7 @@ fn launch(
         ]);
     }
     command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.envs(member.environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;
     let stdout = child.stdout.take().expect("stdout was piped");
@@ -166,7 +212,7 @@ fn launch(
     };
     match ready.recv_timeout(Duration::from_secs(READY_SECONDS)) {
         Ok(line) => {
-            let url = line.strip_prefix("ready ").map_or_else(|| client_url.to_owned(), str::to_owned);
+            let url = line.strip_prefix("ready ").map_or_else(|| client_url.clone(), str::to_owned);
             Ok((child, url))
         }
         Err(_) => {

@@ -26,6 +26,11 @@ pub fn or_skip<T>(tool: Result<T, String>) -> Option<T> {
     }
 }
 
+/// The number in a variable, if there is one.
+pub fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok())
+}
+
 /// The server under test: [`SERVER`], or the workspace's `kvorum`, built in this profile when it is not fresh.
 pub fn server_under_test() -> Result<PathBuf, String> {
     static SERVER_PATH: OnceLock<Result<PathBuf, String>> = OnceLock::new();
@@ -73,6 +78,27 @@ pub fn go_program(name: &str) -> Result<PathBuf, String> {
     build.current_dir(&source).args(["build", "-buildvcs=false", "-o"]).arg(&binary).arg(format!("./cmd/{name}"));
     run(&mut build).expect("the Go programs of the tests must build");
     Ok(binary)
+}
+
+/// The library that makes a disk forget (`shim/forgetful_disk.c`), built into the target folder. Err without a `cc`.
+pub fn forgetful_disk() -> Result<PathBuf, String> {
+    static LIBRARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    LIBRARY
+        .get_or_init(|| {
+            let compiler = on_path("cc").ok_or_else(|| "cc not installed".to_owned())?;
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/forgetful_disk.c");
+            let folder = target_folder().join("shim");
+            std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+            // A test that runs beside this one may have the library open: it is replaced, not written.
+            let library = folder.join("forgetful_disk.so");
+            let fresh = folder.join(format!("forgetful_disk-{}.so", std::process::id()));
+            let mut build = Command::new(compiler);
+            build.args(["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]);
+            run(build.arg(&fresh).arg(source).arg("-lpthread")).expect("the forgetful disk must build");
+            std::fs::rename(&fresh, &library).map_err(|error| error.to_string())?;
+            Ok(library)
+        })
+        .clone()
 }
 
 /// Runs a command to its end; Err holds its output when it fails.

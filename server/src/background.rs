@@ -100,7 +100,7 @@ impl BackendThread {
         let record = WalSnapshot { index: position.index, term: position.term, conf_state: Some(conf_state) };
         {
             let mut log = self.core.log();
-            log.save_snapshot(&record).map_err(|error| error.to_string())?;
+            log.save_snapshot(&record).map_err(|error| format!("write-ahead log: {error}"))?;
             log.release_to(position.index);
         }
         self.snapshots.newest = position.index;

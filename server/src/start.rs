@@ -1,8 +1,8 @@
 //! How a member starts: sockets first, then what the disk remembers, then raft until it leads, then its threads.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,9 +13,9 @@ use kvorum_api::etcdserverpb::InternalRaftRequest;
 use kvorum_api::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use kvorum_api::raftpb;
 use kvorum_disk::lmdb::{LmdbBackend, LmdbOptions};
-use kvorum_disk::snap::SnapDirectory;
+use kvorum_disk::snap::{SnapDirectory, SnapshotFile};
 use kvorum_disk::wal::{self, Recovered, Wal, WalMetadata, WalOptions, WalSnapshot};
-use kvorum_disk::{FileSystem, RealFileSystem};
+use kvorum_disk::{DiskError, FileSystem, RealFileSystem, create_durable_directories};
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::{Member, conf_state_from_json};
 use kvorum_node::{Consensus, ConsensusConfig, HardState, LeaseTimers, LogEntry, RequestIds, Start};
@@ -23,7 +23,7 @@ use kvorum_store::{Backend, Restored, StoreConfig};
 use tracing::info;
 
 use crate::background::{self, BackendThread, SnapshotPolicy};
-use crate::config::{AutoCompaction, Config};
+use crate::config::{AutoCompaction, Bootstrap, Config};
 use crate::core::{Core, CoreConfig, CoreParts};
 use crate::ids::to_hex;
 use crate::metrics::Metrics;
@@ -269,11 +269,15 @@ struct Opened {
 fn open(config: &Config) -> Result<Opened, StartError> {
     let wal_directory = config.effective_wal_dir();
     let snapshot_directory = config.snapshot_dir();
-    for directory in [&config.data_dir, &snapshot_directory] {
-        create_private(directory)?;
-    }
-    let lock = FolderLock::take(&config.data_dir)?;
     let file_system: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
+    create_durable_directories(&*file_system, &config.data_dir)
+        .map_err(|error| StartError::new("data folder", error))?;
+    let lock = FolderLock::take(&config.data_dir)?;
+    let log_exists =
+        Wal::exists(&*file_system, &wal_directory).map_err(|error| StartError::new("write-ahead log", error))?;
+    if !log_exists {
+        create_folders(&*file_system, config).map_err(|error| StartError::new("data folder", error))?;
+    }
     let lmdb_options = LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync };
     let backend = LmdbBackend::open(&config.member_dir().join("backend"), lmdb_options)
         .map_err(|error| StartError::new("opening the backend", error))?;
@@ -287,8 +291,6 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         lease_ttl_seconds_min: i64::try_from(lease_ttl_milliseconds_min.div_ceil(1_000)).unwrap_or(i64::MAX),
         lease_checkpoint_persist: config.feature_gates.lease_checkpoint_persist,
     };
-    let log_exists =
-        Wal::exists(&*file_system, &wal_directory).map_err(|error| StartError::new("write-ahead log", error))?;
     let snap = SnapDirectory::open(Arc::clone(&file_system), &snapshot_directory)
         .map_err(|error| StartError::new("snapshot files", error))?;
     let log = if log_exists {
@@ -301,7 +303,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     let (writer, reader, restored) =
         kvorum_store::open(store_config, store_backend).map_err(|error| StartError::new("opening the store", error))?;
     let newest_snapshot = log.snapshot.0;
-    let start = log.into_start(&restored)?;
+    let start = log.into_start(&restored, config)?;
     let consensus_config = ConsensusConfig {
         member_id: start.metadata.node_id,
         election_ticks: clamp(config.election_ticks()).max(2),
@@ -351,13 +353,20 @@ fn unix_milliseconds() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// etcd's permissions for data: nobody else looks in.
-fn create_private(directory: &Path) -> Result<(), StartError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| StartError::new(&format!("cannot create {}", directory.display()), error))
+/// Makes the folders above log and backend, private as etcd's, and their names durable. Those that an interrupted start
+/// left count as new: their names may not have reached the disk.
+fn create_folders(file_system: &dyn FileSystem, config: &Config) -> Result<(), DiskError> {
+    create_durable_directories(file_system, &config.snapshot_dir())?;
+    let member_directory = config.member_dir();
+    for directory in [config.data_dir.parent(), Some(&config.data_dir), Some(&member_directory)].into_iter().flatten() {
+        match file_system.sync_directory(directory) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                // The operator made the data folder where we may not look.
+            }
+            result => result.map_err(DiskError::at("sync", directory))?,
+        }
+    }
+    Ok(())
 }
 
 /// The log, and what it says of the past.
@@ -379,7 +388,11 @@ struct StartedLog {
 }
 
 fn wal_options(config: &Config) -> WalOptions {
-    WalOptions { unsafe_no_fsync: config.unsafe_no_fsync, ..WalOptions::default() }
+    WalOptions {
+        segment_size_bytes: config.wal_segment_bytes,
+        unsafe_no_fsync: config.unsafe_no_fsync,
+        ..WalOptions::default()
+    }
 }
 
 fn found_log(config: &Config, file_system: &Arc<dyn FileSystem>, directory: &Path) -> Result<Log, StartError> {
@@ -393,12 +406,13 @@ fn found_log(config: &Config, file_system: &Arc<dyn FileSystem>, directory: &Pat
         snapshot: (0, 0),
         snapshot_conf_state: raftpb::ConfState::default(),
         recovered: None,
-        founders: vec![BootstrapMember {
-            id: bootstrap.member_id,
-            name: config.name.clone(),
-            peer_urls: bootstrap.peer_urls,
-        }],
+        founders: founders(config, bootstrap),
     })
+}
+
+fn founders(config: &Config, bootstrap: Bootstrap) -> Vec<BootstrapMember> {
+    let Bootstrap { member_id, peer_urls, .. } = bootstrap;
+    vec![BootstrapMember { id: member_id, name: config.name.clone(), peer_urls }]
 }
 
 fn reopen_log(
@@ -413,10 +427,7 @@ fn reopen_log(
     for (path, reason) in &loaded.broken {
         tracing::warn!(path = %path.display(), reason = %reason, "set a broken snapshot file aside");
     }
-    let (from, conf_state) = match loaded.snapshot {
-        Some(file) => (WalSnapshot { index: file.index, term: file.term, conf_state: None }, file.conf_state),
-        None => (WalSnapshot::default(), raftpb::ConfState::default()),
-    };
+    let (from, conf_state) = newest_snapshot(loaded.snapshot, &known);
     let (wal, recovered) =
         Wal::open(Arc::clone(file_system), directory, &from, wal_options(config)).map_err(|error| failed(&error))?;
     if let Some(repair) = &recovered.repair {
@@ -437,9 +448,26 @@ fn reopen_log(
     })
 }
 
+/// Where the log is read from: the newest snapshot file, or the log's own record of a newer snapshot, whose file was
+/// damaged or lost. The record says the same; and the log may not reach back to the file before, since segments are
+/// purged up to the newest snapshot.
+fn newest_snapshot(file: Option<SnapshotFile>, known: &[WalSnapshot]) -> (WalSnapshot, raftpb::ConfState) {
+    let (from, conf_state) = match file {
+        Some(file) => (WalSnapshot { index: file.index, term: file.term, conf_state: None }, file.conf_state),
+        None => (WalSnapshot::default(), raftpb::ConfState::default()),
+    };
+    match known.iter().max_by_key(|record| record.index) {
+        Some(WalSnapshot { index, term, conf_state: Some(recorded) }) if *index > from.index => {
+            tracing::warn!(snapshot_index = index, "a snapshot file is missing; its record in the log takes its place");
+            (WalSnapshot { index: *index, term: *term, conf_state: None }, recorded.clone())
+        }
+        _ => (from, conf_state),
+    }
+}
+
 impl Log {
-    fn into_start(self, restored: &Restored) -> Result<StartedLog, StartError> {
-        let Some(recovered) = self.recovered else {
+    fn into_start(mut self, restored: &Restored, config: &Config) -> Result<StartedLog, StartError> {
+        let Some(recovered) = self.recovered.take() else {
             if restored.consistent_index > 0 {
                 return Err(StartError(format!(
                     "the backend holds entries up to {} but there is no write-ahead log: restore the log, or start in an \
@@ -459,13 +487,8 @@ impl Log {
                 self.snapshot.0
             )));
         }
-        if last == 0 {
-            // The founding entries never reached the disk; nothing was acknowledged.
-            return Err(StartError(
-                "the write-ahead log holds no entry: the first start did not finish; remove the data folder and start \
-                 again"
-                    .to_owned(),
-            ));
+        if applied == 0 && self.snapshot.0 == 0 && recovered.hard_state.commit == 0 {
+            return self.found_again(config);
         }
         let conf_state = match &restored.conf_state {
             Some(json) => conf_state_from_json(json).map_err(|error| StartError::new("backend", error))?,
@@ -480,6 +503,26 @@ impl Log {
             applied,
         };
         Ok(StartedLog { metadata: self.metadata, wal: self.wal, start })
+    }
+
+    /// The founding entries and the state that commits them are written as one batch, before anything else, and they are
+    /// not whole on the disk: so nothing was ever acknowledged, and what there is of them is written over.
+    fn found_again(self, config: &Config) -> Result<StartedLog, StartError> {
+        let bootstrap = config.bootstrap().map_err(|error| StartError::new("discovery failed", error))?;
+        let metadata = WalMetadata { node_id: bootstrap.member_id, cluster_id: bootstrap.cluster_id };
+        if metadata != self.metadata {
+            return Err(StartError(format!(
+                "the first start did not finish, and was that of member {} in cluster {}, not of member {} in cluster {}: \
+                 remove the data folder, or start with the same flags",
+                to_hex(self.metadata.node_id),
+                to_hex(self.metadata.cluster_id),
+                to_hex(metadata.node_id),
+                to_hex(metadata.cluster_id)
+            )));
+        }
+        tracing::warn!("the first start did not finish; founding the member again");
+        let start = Start::Bootstrap { members: founders(config, bootstrap) };
+        Ok(StartedLog { metadata, wal: self.wal, start })
     }
 }
 

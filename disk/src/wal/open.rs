@@ -80,6 +80,9 @@ impl Wal {
 
         let segment = segments.back().expect("at least one segment was selected");
         let repair = settle_tail(&*file_system, segment, &tail)?;
+        if !options.unsafe_no_fsync {
+            settle_on_disk(&*file_system, directory, segment)?;
+        }
         let zeroed_until = if tail.is_clean { tail.length } else { tail.end };
         let recovered = Recovered { metadata, hard_state: reader.hard_state, entries: reader.entries, repair };
         let wal = Self {
@@ -90,6 +93,7 @@ impl Wal {
             segments,
             chain: reader.chain,
             tail: tail.end,
+            synced_tail: tail.end,
             zeroed_until,
             zero_window_bytes: ZERO_WINDOW_BYTES_MIN,
             hard_state: reader.hard_state,
@@ -193,6 +197,16 @@ fn settle_tail(file_system: &dyn FileSystem, segment: &Segment, tail: &Tail) -> 
     segment.file.set_length(tail.end).map_err(DiskError::at("truncate", &segment.path))?;
     segment.file.sync_all().map_err(DiskError::at("sync", &segment.path))?;
     Ok(repair)
+}
+
+/// Makes durable what was read. A process that was killed before it could sync left it in the system's memory only, and
+/// whoever reads it here acts on it.
+fn settle_on_disk(file_system: &dyn FileSystem, directory: &Path, last: &Segment) -> Result<(), WalOpenError> {
+    last.file.sync_data().map_err(DiskError::at("sync", &last.path))?;
+    for directory in [Some(directory), directory.parent()].into_iter().flatten() {
+        file_system.sync_directory(directory).map_err(DiskError::at("sync", directory))?;
+    }
+    Ok(())
 }
 
 fn copy_segment(file_system: &dyn FileSystem, source: &dyn File, target: &Path) -> std::io::Result<()> {

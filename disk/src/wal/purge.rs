@@ -22,6 +22,8 @@ pub fn purge(file_system: &dyn FileSystem, directory: &Path, segments_max: usize
             break;
         }
         file_system.remove_file(&path).map_err(DiskError::at("remove", &path))?;
+        // Durable one by one: a crash may lose any of several removals, and a log with a gap is refused.
+        file_system.sync_directory(directory).map_err(DiskError::at("sync", directory))?;
         removed.push(path);
     }
     Ok(removed)

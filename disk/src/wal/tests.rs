@@ -311,6 +311,36 @@ fn a_full_disk_is_final_until_there_is_room() {
     wal.sync().unwrap();
 }
 
+/// A process that was killed leaves records and names that only the system's memory holds. Who opens the log reads them,
+/// acts on them, and must find them again after the machine stops.
+#[test]
+fn what_was_read_at_open_survives_a_crash() {
+    for failing_call in 0.. {
+        let disk = SimulatedFileSystem::new();
+        let mut wal = create(&disk, small_segments());
+        let calls_before = disk.calls();
+        disk.fail_call(failing_call, ErrorKind::Other);
+        let data = [7; 1000];
+        for index in 1..=6 {
+            if wal.append(&[entry(1, index, &data)], None).is_err() {
+                break;
+            }
+        }
+        drop(wal);
+        if disk.calls() <= calls_before + failing_call {
+            assert!(failing_call > 10, "a segment was cut");
+            return;
+        }
+        let (wal, read) = open(&disk, small_segments()).unwrap();
+        drop(wal);
+        for seed in 0..5 {
+            let after = disk.crash(seed);
+            let (_wal, recovered) = open(&after, small_segments()).unwrap();
+            assert_eq!(contents(&recovered).len(), contents(&read).len(), "call {failing_call}, seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn a_torn_tail_is_cut_off_and_kept_aside() {
     let disk = SimulatedFileSystem::new();

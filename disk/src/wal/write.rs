@@ -76,6 +76,8 @@ pub struct Wal {
     pub(super) chain: u32,
     /// Where the next record goes in the last segment.
     pub(super) tail: u64,
+    /// Up to here the last segment is durable.
+    pub(super) synced_tail: u64,
     /// Up to here the last segment is zero behind the tail.
     pub(super) zeroed_until: u64,
     pub(super) zero_window_bytes: u64,
@@ -120,6 +122,7 @@ impl Wal {
             segments: VecDeque::from([Segment { file, path, sequence: 0, first_index: 0 }]),
             chain: 0,
             tail: 0,
+            synced_tail: 0,
             zeroed_until: 0,
             zero_window_bytes: ZERO_WINDOW_BYTES_MIN,
             hard_state: HardState::default(),
@@ -256,7 +259,7 @@ impl Wal {
         }
         self.zeroed_until = self.zeroed_until.max(end);
         let segment = self.last_segment();
-        segment.file.write_at(self.tail, &self.buffer).map_err(DiskError::at("write", &segment.path))?;
+        segment.file.write_at(self.tail, &self.buffer).map_err(|cause| self.give_up_batch(cause))?;
         self.tail = end;
         self.is_synced = false;
         self.statistics.record_bytes += self.buffer.len() as u64;
@@ -277,7 +280,7 @@ impl Wal {
         while offset < until {
             let length = (until - offset).min(ZEROS.len() as u64);
             let zeros = &ZEROS[..length as usize];
-            segment.file.write_at(offset, zeros).map_err(DiskError::at("write", &segment.path))?;
+            segment.file.write_at(offset, zeros).map_err(|cause| self.give_up_batch(cause))?;
             offset += length;
         }
         self.statistics.zeroed_bytes += until - end;
@@ -286,13 +289,36 @@ impl Wal {
         Ok(())
     }
 
+    /// What was written of a batch when the disk was full may end anywhere, also where no crash would tear it. It goes, and
+    /// gives its room back.
+    fn give_up_batch(&self, cause: std::io::Error) -> DiskError {
+        self.cut_back(self.tail);
+        DiskError::new("write", &self.last_segment().path, cause)
+    }
+
+    /// The last act of a log that failed. If it fails as well, opening the log judges what is there; the first error is
+    /// the one to report.
+    fn cut_back(&self, length: u64) {
+        if self.options.unsafe_no_fsync {
+            return;
+        }
+        let file = &self.last_segment().file;
+        file.set_length(length).and_then(|()| file.sync_data()).ok();
+    }
+
     fn sync_tail(&mut self) -> Result<Duration, DiskError> {
         if self.is_synced || self.options.unsafe_no_fsync {
             return Ok(Duration::ZERO);
         }
         let segment = self.last_segment();
-        let took = segment.file.sync_data().map_err(DiskError::at("sync", &segment.path))?;
+        let took = segment.file.sync_data().map_err(|cause| {
+            // The system drops what it could not write and calls it written: the next to open the log would read it, and
+            // miss it after a crash.
+            self.cut_back(self.synced_tail);
+            DiskError::new("sync", &segment.path, cause)
+        })?;
         self.is_synced = true;
+        self.synced_tail = self.tail;
         self.statistics.syncs += 1;
         Ok(took)
     }
@@ -318,6 +344,7 @@ impl Wal {
         let file = create_locked(&*self.file_system, &temporary)?;
         self.segments.push_back(Segment { file, path: temporary.clone(), sequence, first_index });
         self.tail = 0;
+        self.synced_tail = 0;
         self.zeroed_until = 0;
         self.buffer.clear();
         record::push_crc(&mut self.buffer, &mut self.chain);

@@ -41,6 +41,7 @@ impl Config {
             ("auto-compaction-retention", retention),
             ("unsafe-no-fsync", Value::Bool(self.unsafe_no_fsync)),
             ("value-budget-bytes", Value::Unsigned(self.value_budget_bytes)),
+            ("wal-segment-bytes", Value::Unsigned(self.wal_segment_bytes)),
             ("v2-deprecation", Value::text("write-only")),
         ]
     }

@@ -95,6 +95,8 @@ pub struct Config {
     pub enable_grpc_gateway: bool,
     /// Memory for current values; what does not fit is read from the backend. 0 keeps none.
     pub value_budget_bytes: u64,
+    /// A segment of the write-ahead log that has grown to this is left for a new one.
+    pub wal_segment_bytes: u64,
     /// 0: one for every two cores.
     pub connection_threads: usize,
 }
@@ -429,6 +431,7 @@ impl Config {
             enable_grpc_gateway: values.bool("enable-grpc-gateway"),
             lease_checkpoint_interval: Duration::from_millis(CHECKPOINT_INTERVAL_MILLISECONDS),
             value_budget_bytes: values.unsigned("value-budget-bytes"),
+            wal_segment_bytes: values.unsigned("wal-segment-bytes"),
             connection_threads: usize::try_from(values.unsigned("connection-threads")).unwrap_or(usize::MAX),
             name,
         };

@@ -93,14 +93,14 @@ fn ways_to_write_a_flag() {
     let given = config(
         "--data-dir /d --wal-dir /w --election-timeout 3000 --quota-backend-bytes -1 --max-concurrent-streams 7 \
          --watch-progress-notify-interval 1ms --backend-batch-interval 1s --snapshot-count 0 --connection-threads 3 \
-         --value-budget-bytes 0 --socket-reuse-port --unsafe-no-fsync --initial-cluster-state existing \
+         --value-budget-bytes 0 --wal-segment-bytes 7 --socket-reuse-port --unsafe-no-fsync --initial-cluster-state existing \
          --grpc-keepalive-interval 0 --enable-grpc-gateway=false --raft-read-timeout 1s",
     );
     assert_eq!((given.data_dir.as_path(), given.effective_wal_dir().as_path()), (Path::new("/d"), Path::new("/w")));
     assert_eq!((given.quota_backend_bytes, given.max_concurrent_streams, given.election_ticks()), (None, 7, 30));
     assert_eq!(given.watch_progress_notify_interval, Duration::from_millis(100));
     assert_eq!((given.backend_batch_interval, given.snapshot_count), (Duration::from_secs(1), 10_000));
-    assert_eq!((given.connection_threads, given.value_budget_bytes), (3, 0));
+    assert_eq!((given.connection_threads, given.value_budget_bytes, given.wal_segment_bytes), (3, 0, 7));
     assert!(given.socket_reuse_port && given.unsafe_no_fsync && !given.enable_grpc_gateway);
     assert_eq!(given.initial_cluster_state, ClusterState::Existing);
     assert_eq!(given.grpc_keepalive_interval, Duration::ZERO);
