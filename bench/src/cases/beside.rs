@@ -22,16 +22,21 @@ const PUT_NAME: &str = "beside/";
 /// Revisions of each key.
 const REVISIONS_PER_KEY: u64 = 10;
 
+/// A prime, so it has no common divisor with the number of keys unless that is a multiple of it.
+const KEY_STEP: u64 = 611_953;
+
 /// Time for the backend to commit what it holds back, and for the disk to come to rest.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// Puts every key in turn, `REVISIONS_PER_KEY` times.
+/// Puts every key `REVISIONS_PER_KEY` times, in an order that jumps about: keys that are neighbours were not written
+/// together, as in most stores. (Written in key order, a store that drops by key would find its records side by side.)
 pub fn fill(trial: &Trial, server: &Server, name: &'static str, revisions: u64) -> Result<(), String> {
     let keys = revisions.div_ceil(REVISIONS_PER_KEY);
     // As much time to make them for each put would be the larger part of the load.
     let values: Vec<Bytes> = (0..REVISIONS_PER_KEY).map(|number| requests::value(VALUE_BYTES, number)).collect();
     let body = move |number: u64| {
-        requests::put_body(requests::key(name, number % keys), values[(number % REVISIONS_PER_KEY) as usize].clone())
+        let key = number % keys * KEY_STEP % keys;
+        requests::put_body(requests::key(name, key), values[(number % REVISIONS_PER_KEY) as usize].clone())
     };
     trial.fill(server, requests::each(PUT, revisions, body))?;
     std::thread::sleep(SETTLING);

@@ -1,10 +1,14 @@
 //! Compaction: forgetting history in small steps, beside everything else.
 //!
 //! Its first half hashes what is there, because etcd answers `HashKV` at a compacted revision with that hash; its second
-//! half goes through the index in key order and drops what the compaction makes unreachable. A compaction interrupted by a
-//! restart begins anew; removing twice does no harm.
+//! half goes through the index in key order and drops what the compaction makes unreachable. The records of what was
+//! dropped are removed after that, in the order of revisions: they lie in the backend in that order, and removed in key
+//! order almost every one of them would dirty a page of its own. A compaction interrupted by a restart begins anew; removing
+//! twice does no harm.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::collections::binary_heap::{BinaryHeap, PeekMut};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -35,7 +39,54 @@ struct Compaction {
 
 enum Phase {
     Hash { next: Revision, hasher: Option<KeyHasher> },
-    Drop { next_key: Box<[u8]>, hash: Option<u32> },
+    Drop { next_key: Box<[u8]>, dropped: Dropped, hash: Option<u32> },
+    Remove { dropped: Dropped, hash: Option<u32> },
+}
+
+/// Revisions that left the index and are still stored, with whether they are tombstones. Smaller than what the index held
+/// of them.
+///
+/// Each step brings a sorted run, and the runs are merged as revisions are taken: so no step does more than its share.
+#[derive(Default)]
+struct Dropped {
+    runs: BinaryHeap<Reverse<Run>>,
+}
+
+/// Ordered by its next revision; no two runs have the same.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Run {
+    next: (Revision, bool),
+    /// In falling order.
+    rest: Vec<(Revision, bool)>,
+}
+
+impl Dropped {
+    fn add(&mut self, mut revisions: Vec<(Revision, bool)>) {
+        revisions.sort_unstable_by_key(|revision| Reverse(*revision));
+        if let Some(next) = revisions.pop() {
+            self.runs.push(Reverse(Run { next, rest: revisions }));
+        }
+    }
+
+    /// The lowest revision.
+    fn take(&mut self) -> Option<(Revision, bool)> {
+        let mut lowest = self.runs.peek_mut()?;
+        let Reverse(run) = &mut *lowest;
+        match run.rest.pop() {
+            Some(next) => Some(std::mem::replace(&mut run.next, next)),
+            None => Some(PeekMut::pop(lowest).0.next),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+}
+
+impl Phase {
+    fn drop(hash: Option<u32>) -> Self {
+        Self::Drop { next_key: Box::default(), dropped: Dropped::default(), hash }
+    }
 }
 
 impl Compactions {
@@ -48,7 +99,7 @@ impl Compactions {
         let phase = match self.scheduled == self.finished {
             true => Phase::Hash { next: Revision::new(1, 0), hasher: None },
             // The hash would not cover all revisions since the last compaction, so etcd does not keep it.
-            false => Phase::Drop { next_key: Box::default(), hash: None },
+            false => Phase::drop(None),
         };
         self.queue.push_back(Compaction { target, previous, phase, blocked_steps: 0 });
         self.scheduled = Some(target);
@@ -80,12 +131,12 @@ impl Compactions {
                     Some(revision) => *next = revision,
                     None => {
                         let hash = Some(hasher.hash());
-                        compaction.phase = Phase::Drop { next_key: Box::default(), hash };
+                        compaction.phase = Phase::drop(hash);
                     }
                 }
                 Ok(None)
             }
-            Phase::Drop { next_key, hash } => {
+            Phase::Drop { next_key, dropped, hash } => {
                 let mut index = shared.index.write();
                 if shared.pins.lock().lowest().is_some_and(|pin| pin < target) {
                     compaction.blocked_steps += 1;
@@ -94,13 +145,24 @@ impl Compactions {
                     }
                     shared.publish_purged_revision(target);
                 }
-                let operations = &mut uncommitted.operations;
+                let mut run = Vec::new();
                 let resume = index.compact(next_key, limit, target, &mut |stamp| {
-                    let tombstone = stamp.is_tombstone();
-                    operations.push(Operation::RemoveRevision { revision: stamp.revision, tombstone });
+                    run.push((stamp.revision, stamp.is_tombstone()));
                 });
-                if let Some(key) = resume {
-                    *next_key = key;
+                drop(index);
+                dropped.add(run);
+                match resume {
+                    Some(key) => *next_key = key,
+                    None => compaction.phase = Phase::Remove { dropped: std::mem::take(dropped), hash: *hash },
+                }
+                Ok(None)
+            }
+            Phase::Remove { dropped, hash } => {
+                for _ in 0..limit {
+                    let Some((revision, tombstone)) = dropped.take() else { break };
+                    uncommitted.operations.push(Operation::RemoveRevision { revision, tombstone });
+                }
+                if !dropped.is_empty() {
                     return Ok(None);
                 }
                 if let Some(hash) = *hash {
@@ -122,4 +184,21 @@ fn begin_hash(shared: &Shared, previous: i64, target: i64) -> KeyHasher {
     };
     let anything_kept = previous > 0 && any_key(shared, kept);
     KeyHasher::new(previous, target, anything_kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_dropped_comes_out_in_the_order_of_revisions() {
+        let mut dropped = Dropped::default();
+        for run in [vec![9, 2, 5], vec![], vec![7], vec![1, 8, 3, 6, 4]] {
+            dropped.add(run.into_iter().map(|main| (Revision::new(main, 0), main == 7)).collect());
+        }
+        let taken: Vec<(Revision, bool)> = std::iter::from_fn(|| dropped.take()).collect();
+        let expected: Vec<(Revision, bool)> = (1..=9).map(|main| (Revision::new(main, 0), main == 7)).collect();
+        assert_eq!(taken, expected);
+        assert!(dropped.is_empty());
+    }
 }
