@@ -11,6 +11,8 @@ pub enum Figure {
     P50,
     P99,
     P999,
+    /// The p99 while something else went on, in quiet p99s.
+    OverQuiet,
     /// CPU seconds of the server per 100,000 requests.
     ServerCpu,
     /// CPU seconds of the load generator per 100,000 requests: when it nears the server's, the generator is in the way.
@@ -21,12 +23,16 @@ pub enum Figure {
     AnonymousMemory,
     /// Bytes written to the disk per put.
     WrittenPerPut,
+    /// Bytes written to the disk in all.
+    Written,
     /// Seconds from the start of the process to its word that it is ready.
     UntilReady,
     /// Seconds from the start of the process to the first reply to a linearizable read.
     UntilAnswer,
     /// Seconds until all watchers were created.
     UntilWatching,
+    /// Seconds until what was measured had finished.
+    UntilFinished,
     /// The share of the machine's CPU time that neither the server nor the load used while recording. Some of it is the
     /// kernel at work for the server's disk; much of it means that the figures are not to be trusted.
     ForeignCpu,
@@ -39,15 +45,18 @@ impl Figure {
             Figure::P50 => "p50 ms",
             Figure::P99 => "p99 ms",
             Figure::P999 => "p999 ms",
+            Figure::OverQuiet => "p99 / quiet",
             Figure::ServerCpu => "CPU s/100k",
             Figure::ClientCpu => "client CPU",
             Figure::PeakMemory => "peak MB",
             Figure::ResidentMemory => "resident MB",
             Figure::AnonymousMemory => "anonymous MB",
             Figure::WrittenPerPut => "bytes/put",
+            Figure::Written => "written MB",
             Figure::UntilReady => "ready s",
             Figure::UntilAnswer => "answer s",
             Figure::UntilWatching => "watching s",
+            Figure::UntilFinished => "finished s",
             Figure::ForeignCpu => "others' CPU",
         }
     }
@@ -57,9 +66,14 @@ impl Figure {
             Figure::ForeignCpu => format!("{:.0} %", value * 100.0),
             Figure::PerSecond | Figure::WrittenPerPut => with_thousands(value),
             Figure::P50 | Figure::P99 | Figure::P999 => short(value * 1e3),
-            Figure::PeakMemory | Figure::ResidentMemory | Figure::AnonymousMemory => short(value / 1e6),
+            Figure::PeakMemory | Figure::ResidentMemory | Figure::AnonymousMemory | Figure::Written => {
+                short(value / 1e6)
+            }
             Figure::ServerCpu | Figure::ClientCpu => format!("{value:.2}"),
-            Figure::UntilReady | Figure::UntilAnswer | Figure::UntilWatching => format!("{value:.2}"),
+            Figure::OverQuiet => format!("{value:.2}x"),
+            Figure::UntilReady | Figure::UntilAnswer | Figure::UntilWatching | Figure::UntilFinished => {
+                format!("{value:.2}")
+            }
         }
     }
 }

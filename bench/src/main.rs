@@ -17,6 +17,7 @@ mod histogram;
 mod hpack;
 mod http2;
 mod load;
+mod paced;
 mod process;
 mod report;
 mod requests;

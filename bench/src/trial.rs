@@ -60,7 +60,18 @@ impl Trial {
 
     /// Records what the threads in `running` do, and stops them.
     pub fn record(&self, server: &Server, control: &Arc<Control>, running: Vec<Running>) -> Result<Measured, String> {
-        let window = self.record_window(server, control);
+        self.record_while(server, control, running, || control.wait(self.time)).map(|(measured, ())| measured)
+    }
+
+    /// Records what the threads in `running` do while `work` is done, and stops them.
+    pub fn record_while<Done>(
+        &self,
+        server: &Server,
+        control: &Arc<Control>,
+        running: Vec<Running>,
+        work: impl FnOnce() -> Result<Done, String>,
+    ) -> Result<(Measured, Done), String> {
+        let window = self.record_window(server, control, work);
         control.stop();
         let mut tallies = Vec::new();
         for thread in running {
@@ -68,26 +79,35 @@ impl Trial {
             // When a load failed, `window` holds the first error.
             tallies.extend(tally.ok());
         }
-        let (elapsed, used) = window?;
+        let (elapsed, used, done) = window?;
         let peak_memory_bytes = process::memory(server.pid())?.peak_bytes;
         let foreign_cpu = used.machine.saturating_sub(used.server + used.client);
-        Ok(Measured {
+        let measured = Measured {
             tallies,
             elapsed,
             server_cpu: used.server,
             client_cpu: used.client,
             foreign_cpu,
             peak_memory_bytes,
-        })
+        };
+        Ok((measured, done))
     }
 
-    fn record_window(&self, server: &Server, control: &Control) -> Result<(Duration, CpuTimes), String> {
+    fn record_window<Done>(
+        &self,
+        server: &Server,
+        control: &Control,
+        work: impl FnOnce() -> Result<Done, String>,
+    ) -> Result<(Duration, CpuTimes, Done), String> {
         control.wait(self.warm_up())?;
         let before = CpuTimes::now(server)?;
         let started = Instant::now();
         control.record(true);
-        control.wait(self.time)?;
+        let done = work();
         control.record(false);
+        // A load that failed is the better reason.
+        control.wait(Duration::ZERO)?;
+        let done = done?;
         let elapsed = started.elapsed();
         let after = CpuTimes::now(server)?;
         let used = CpuTimes {
@@ -95,7 +115,7 @@ impl Trial {
             client: after.client.saturating_sub(before.client),
             machine: after.machine.saturating_sub(before.machine),
         };
-        Ok((elapsed, used))
+        Ok((elapsed, used, done))
     }
 
     fn warm_up(&self) -> Duration {
@@ -122,7 +142,7 @@ impl Trial {
 }
 
 /// Waits for a load that ends by itself, but not for ever: a server may not answer.
-fn finish(running: Running, control: &Control) -> Result<(), String> {
+pub fn finish(running: Running, control: &Control) -> Result<(), String> {
     let deadline = Instant::now() + PREPARATION_TIME_MAX;
     while !running.is_finished() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(1));
@@ -167,6 +187,10 @@ impl Measured {
         figures.insert(Figure::ForeignCpu, self.foreign_cpu.as_secs_f64() / (self.elapsed.as_secs_f64() * cores));
         figures.insert(Figure::PeakMemory, self.peak_memory_bytes as f64);
         Row { label: label.into(), figures }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
     }
 
     /// Only the latencies of a load that shares the server with a heavier one: its rate and its CPU say nothing.

@@ -15,7 +15,7 @@ use kvorum_disk::snap::{SnapDirectory, SnapshotFile};
 use kvorum_disk::wal::{self, WalSnapshot};
 use kvorum_disk::{FileSystem, LmdbBackend};
 use kvorum_node::member::Proposal;
-use kvorum_store::{Backend, Position};
+use kvorum_store::{Backend, BackendError, CompactionStep, Position};
 
 use crate::auto_compaction::AutoCompactor;
 use crate::config::AutoCompaction;
@@ -130,6 +130,9 @@ impl BackendThread {
 /// Steps of a compaction wait while more operations than this are on their way to the backend.
 const COMPACTION_BACKLOG_OPERATIONS_MAX: usize = 20_000;
 
+/// Steps that leave nothing for the backend to do take a fraction of a millisecond; this many of them have one pause.
+const QUICK_STEPS_PER_PAUSE: u32 = 4;
+
 /// How long the compaction thread sleeps when nothing tells it of work.
 const COMPACTION_IDLE: Duration = Duration::from_secs(60);
 
@@ -144,10 +147,20 @@ pub fn run_compactions(core: &Core, batch_limit: usize, pause: Duration) {
         let began = Instant::now();
         let mut pauses = 0u32;
         loop {
+            if let Err(error) = hash_for_compaction(core, batch_limit, pause) {
+                return core.fail(error.to_string());
+            }
+            if core.is_stopping() {
+                return;
+            }
             let step = core.state().writer().compaction_step(batch_limit);
             match step {
-                Ok(true) => {}
-                Ok(false) => break,
+                Ok(CompactionStep::Finished) => break,
+                Ok(CompactionStep::Quick) => {
+                    std::thread::sleep(pause / QUICK_STEPS_PER_PAUSE);
+                    continue;
+                }
+                Ok(CompactionStep::Removed | CompactionStep::Blocked) => {}
                 Err(error) => return core.fail(error.to_string()),
             }
             loop {
@@ -179,6 +192,21 @@ pub fn run_compactions(core: &Core, batch_limit: usize, pause: Duration) {
             );
         }
     }
+}
+
+/// Computes the hash that a compaction begins with, if one does. Nothing is locked while the backend is read, so pages
+/// that are not in memory hold nobody up.
+fn hash_for_compaction(core: &Core, batch_limit: usize, pause: Duration) -> Result<(), BackendError> {
+    let job = core.state().writer().take_hash_job();
+    let Some(mut job) = job else { return Ok(()) };
+    while job.step(batch_limit)? {
+        std::thread::sleep(pause / QUICK_STEPS_PER_PAUSE);
+        if core.is_stopping() {
+            return Ok(());
+        }
+    }
+    core.state().writer().finish_hash_job(&job);
+    Ok(())
 }
 
 /// Compacts by itself, as `--auto-compaction-mode` and `--auto-compaction-retention` say, until the stop.

@@ -8,7 +8,7 @@ use kvorum_api::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use kvorum_api::etcdserverpb::request_op::Request;
 use kvorum_api::etcdserverpb::*;
 use kvorum_store::memory::MemoryBackend;
-use kvorum_store::{Backend, Effects, Header, Position, Progress, Reader, StoreConfig, Writer, open};
+use kvorum_store::{Backend, CompactionStep, Effects, Header, Position, Progress, Reader, StoreConfig, Writer, open};
 
 const KEYS: usize = 1_000_000;
 const COMMIT_OPERATIONS: usize = 10_000;
@@ -172,7 +172,7 @@ fn main() {
         let compaction = Some(CompactionRequest { revision, physical: false });
         store.run(&[InternalRaftRequest { compaction, ..Default::default() }]);
         let (begin, mut steps) = (Moment::now(), 1);
-        while store.writer.compaction_step(1000).expect("memory") {
+        while store.writer.compaction_step(1000).expect("memory") != CompactionStep::Finished {
             steps += 1;
         }
         report("a compaction step of 1000", begin.elapsed(), steps);

@@ -18,7 +18,7 @@ use crate::check;
 use crate::error::{ApplyError, ApplyFailure};
 use crate::event::EventBatch;
 use crate::keyspace::{alarm as alarm_record, cluster, lease as lease_record, members, meta};
-use crate::kv::compaction::Compactions;
+use crate::kv::compaction::{CompactionStep, Compactions, HashJob};
 use crate::kv::txn::Refused;
 use crate::kv::write::{Uncommitted, WriteSession};
 use crate::lease::{LEASE_TTL_SECONDS_MAX, LeaseInfo};
@@ -172,17 +172,28 @@ impl Writer {
         self.uncommitted.operations.len()
     }
 
-    /// One step of a scheduled compaction, looking at about `limit` revisions or keys. True while there is more; it may
-    /// also be waiting for reads that need what it would drop, so leave time between steps.
+    /// One step of a scheduled compaction, looking at about `limit` revisions or keys. Leave time between steps. The hash
+    /// that a compaction begins with is among its steps, unless it was taken with [`Self::take_hash_job`].
     ///
     /// # Errors
     /// When the backend cannot be read: the member stops.
-    pub fn compaction_step(&mut self, limit: usize) -> Result<bool, crate::backend::BackendError> {
-        let finished = self.compactions.step(limit.max(1), &self.shared, &mut self.uncommitted)?;
+    pub fn compaction_step(&mut self, limit: usize) -> Result<CompactionStep, crate::backend::BackendError> {
+        let (step, finished) = self.compactions.step(limit.max(1), &self.shared, &mut self.uncommitted)?;
         if let Some(revision) = finished {
             self.set(Bucket::Meta, meta::FINISHED_COMPACTION.into(), Some(meta::compaction(revision)));
         }
-        Ok(self.compactions.is_pending())
+        Ok(step)
+    }
+
+    /// The hash that the scheduled compaction begins with, to be computed without holding the writer. No step goes on
+    /// until [`Self::finish_hash_job`].
+    pub fn take_hash_job(&mut self) -> Option<HashJob> {
+        self.compactions.take_hash_job()
+    }
+
+    /// Hands back a job whose last step said that there is no more.
+    pub fn finish_hash_job(&mut self, job: &HashJob) {
+        self.compactions.finish_hash(job);
     }
 
     /// The revision that was last compacted to, physically.
@@ -304,7 +315,7 @@ impl Writer {
             if request.revision > self.shared.revision() {
                 return Err(EtcdError::FutureRev.into());
             }
-            self.compactions.schedule(request.revision, previous);
+            self.compactions.schedule(request.revision, previous, &self.shared);
             self.shared.publish_compact_revision(request.revision);
         }
         self.set(Bucket::Meta, meta::SCHEDULED_COMPACTION.into(), Some(meta::compaction(request.revision)));

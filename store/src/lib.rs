@@ -33,6 +33,7 @@ pub use backend::{Backend, BackendError, Bucket, CommitBatch, Operation, ReadTra
 pub use check::{check_delete_range, check_put, check_range, check_txn, is_read_only, is_serializable_txn, quota_cost};
 pub use error::{ApplyError, ApplyFailure, HistoryError, OpenError, ReadError};
 pub use event::{Event, EventBatch, EventKind, Previous};
+pub use kv::compaction::{CompactionStep, HashJob};
 pub use kv::hash::HashKv;
 pub use kv::history::History;
 pub use kv::measure::RestMeasure;

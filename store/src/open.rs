@@ -96,13 +96,14 @@ pub fn open(config: StoreConfig, backend: Arc<dyn Backend>) -> Result<(Writer, R
     *shared.membership.write() = Arc::new(read_membership(&*backend)?);
     shared.publish_applied_index(meta.consistent_index);
 
+    let shared = Arc::new(shared);
     let mut compactions = Compactions::restored(meta.scheduled_compaction, meta.finished_compaction);
     if compaction_pending {
-        compactions.schedule(scheduled, finished);
+        compactions.schedule(scheduled, finished, &shared);
     }
     let applied = Position { index: meta.consistent_index, term: meta.consistent_term };
     let mut writer = Writer {
-        shared: Arc::new(shared),
+        shared,
         config,
         uncommitted: Uncommitted::new(),
         compactions,

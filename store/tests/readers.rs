@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kvorum_api::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use kvorum_api::etcdserverpb::request_op::Request;
 use kvorum_api::etcdserverpb::*;
-use kvorum_store::{EventKind, Previous, Progress, RangeCursor, ReadError, Reader, Reply, TxnStep, is_read_only};
+use kvorum_store::{
+    CompactionStep, EventKind, Previous, Progress, RangeCursor, ReadError, Reader, Reply, TxnStep, is_read_only,
+};
 use prost::Message;
 use support::{Commits, Harness, config};
 
@@ -67,8 +69,9 @@ fn a_compaction_waits_for_a_range_under_way() {
     for budget in [0, u64::MAX] {
         let (mut store, mut cursor) = interrupted(budget);
         for _ in 0..100 {
-            assert!(store.writer.compaction_step(1000).expect("memory"));
+            store.writer.compaction_step(1000).expect("memory");
         }
+        assert_eq!(store.writer.compaction_step(1000).expect("memory"), CompactionStep::Blocked);
         store.commit();
         to_the_end(&mut cursor).expect("its revision is pinned");
         let reply = cursor.finish();
@@ -77,6 +80,28 @@ fn a_compaction_waits_for_a_range_under_way() {
         store.commit();
         assert_eq!(store.backend.records(kvorum_store::Bucket::Key).len(), KEYS);
     }
+}
+
+/// The hash is computed beside the writer: what is written meanwhile is not in it, and no step overtakes it.
+#[test]
+fn a_hash_taken_away_is_the_hash_of_the_steps() {
+    let hash = |taken: bool| {
+        let (mut store, cursor) = interrupted(u64::MAX);
+        drop(cursor);
+        let target = store.reader.compact_revision();
+        if taken {
+            let mut job = store.writer.take_hash_job().expect("a compaction begins with its hash");
+            assert!(store.writer.take_hash_job().is_none());
+            while job.step(7).expect("memory") {
+                assert_eq!(store.writer.compaction_step(1000).expect("memory"), CompactionStep::Blocked);
+                store.apply(put("k001".to_owned(), "newer")).expect("applied");
+            }
+            store.writer.finish_hash_job(&job);
+        }
+        store.compact_fully(7);
+        store.reader.hash_kv(target).expect("it was compacted to").hash
+    };
+    assert_eq!(hash(true), hash(false));
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::*;
 use kvorum_store::{
-    Applied, Bucket, EventKind, HistoryError, MemberChange, Previous, ReadError, check_delete_range, check_put,
-    check_range, check_txn, is_read_only,
+    Applied, Bucket, CompactionStep, EventKind, HistoryError, MemberChange, Previous, ReadError, check_delete_range,
+    check_put, check_range, check_txn, is_read_only,
 };
 use support::{Commits, Harness, config};
 
@@ -63,7 +63,7 @@ impl Scenario {
             "steps" => {
                 let count: usize = rest[0].parse().expect("a number of steps");
                 let more = (0..count).map(|_| self.store.writer.compaction_step(1).expect("memory")).last();
-                format!("more={}", more.unwrap_or_default())
+                format!("more={}", more.is_some_and(|step| step != CompactionStep::Finished))
             }
             "finish" => {
                 self.store.compact_fully(1);

@@ -1,5 +1,8 @@
 //! The cases, one file each, in the order of the report. A case knows nothing of which server it measures.
 
+mod beside;
+mod catch_up;
+mod compaction;
 mod keepalive;
 mod many_keys;
 mod neighbour;
@@ -46,4 +49,6 @@ pub const ALL: &[Case] = &[
     watch_many::CASE,
     keepalive::CASE,
     many_keys::CASE,
+    compaction::CASE,
+    catch_up::CASE,
 ];

@@ -12,10 +12,15 @@ use crate::wire;
 
 /// Opens a connection with one watch stream and creates a watcher for each key; returns when all were confirmed.
 pub async fn watch(address: SocketAddr, keys: impl Iterator<Item = Bytes>) -> Result<Duplex, String> {
+    create(address, keys.map(|key| WatchCreateRequest { key, ..Default::default() })).await
+}
+
+/// Opens a connection with one watch stream and creates these watchers; returns when all were confirmed.
+pub async fn create(address: SocketAddr, creates: impl Iterator<Item = WatchCreateRequest>) -> Result<Duplex, String> {
     let mut stream = Channel::open(address).await?.duplex(WATCH).await?;
     let (mut requests, mut missing) = (BytesMut::new(), 0_u64);
-    for key in keys {
-        let create = RequestUnion::CreateRequest(WatchCreateRequest { key, ..Default::default() });
+    for create in creates {
+        let create = RequestUnion::CreateRequest(create);
         requests.extend_from_slice(&wire::frame(&WatchRequest { request_union: Some(create) }));
         missing += 1;
     }

@@ -9,8 +9,8 @@ use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::{InternalRaftRequest, RangeRequest, TxnRequest};
 use kvorum_store::memory::MemoryBackend;
 use kvorum_store::{
-    Applied, Backend, CommitBatch, Effects, MemberChange, Position, Progress, RangeReply, ReadError, Reader,
-    StoreConfig, TxnReply, TxnStep, Writer, open,
+    Applied, Backend, CommitBatch, CompactionStep, Effects, MemberChange, Position, Progress, RangeReply, ReadError,
+    Reader, StoreConfig, TxnReply, TxnStep, Writer, open,
 };
 
 /// How far the backend lags behind.
@@ -149,7 +149,7 @@ impl Harness {
     }
 
     pub fn compact_fully(&mut self, step: usize) {
-        while self.writer.compaction_step(step).expect("memory does not fail") {}
+        while self.writer.compaction_step(step).expect("memory does not fail") != CompactionStep::Finished {}
     }
 
     /// A range as a server would run it, with tiny budgets.
