@@ -15,7 +15,7 @@ pub const PROPOSAL_QUEUE_MAX: usize = 100_000;
 pub const BACKEND_BACKLOG_OPERATIONS_MAX: usize = 1_000_000;
 
 /// Bytes gathered in front of a socket before writes are passed to the system.
-pub const SOCKET_BUFFER_BYTES_MAX: usize = 64 * 1024;
+pub const SOCKET_BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 /// A range reply is encoded in pieces of about this size; other requests of the thread run in between.
 pub const RANGE_SLICE_BYTES: usize = 64 * 1024;
