@@ -207,7 +207,7 @@ pub(super) static FLAGS: &[Flag] = &[
 
     flag("value-budget-bytes", K::Unsigned, "2147483648", Real, G::Own, "Memory for current values, in bytes; the others are read from the store."),
     flag("wal-segment-bytes", K::Unsigned, "64000000", Real, G::Own, "Size at which a file of the write-ahead log is left for the next one."),
-    flag("connection-threads", K::Unsigned, "0", Real, G::Own, "Threads that serve connections (0: one for every two cores)."),
+    flag("connection-threads", K::Unsigned, "0", Real, G::Own, "Threads that serve connections (0: one for every core)."),
 
     flag("config-file", K::Text, "", DefaultOnly, G::Hidden, "Configuration file."),
     flag("version", K::Bool, "false", Real, G::Hidden, "Print the version and stop."),

@@ -97,7 +97,7 @@ pub struct Config {
     pub value_budget_bytes: u64,
     /// A segment of the write-ahead log that has grown to this is left for a new one.
     pub wal_segment_bytes: u64,
-    /// 0: one for every two cores.
+    /// 0: one for every core.
     pub connection_threads: usize,
 }
 
