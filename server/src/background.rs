@@ -133,11 +133,15 @@ const COMPACTION_BACKLOG_OPERATIONS_MAX: usize = 20_000;
 /// Steps that leave nothing for the backend to do take a fraction of a millisecond; this many of them have one pause.
 const QUICK_STEPS_PER_PAUSE: u32 = 4;
 
+/// An operator's batch is done in this many steps, each with its part of the pause: the member's lock is held for a step.
+const STEPS_PER_BATCH: usize = 8;
+
 /// How long the compaction thread sleeps when nothing tells it of work.
 const COMPACTION_IDLE: Duration = Duration::from_secs(60);
 
 /// Runs scheduled compactions in steps, with pauses in which others have the store.
 pub fn run_compactions(core: &Core, batch_limit: usize, pause: Duration) {
+    let (batch_limit, pause) = (batch_limit.div_ceil(STEPS_PER_BATCH), pause / STEPS_PER_BATCH as u32);
     loop {
         core.compaction_wanted.wait(COMPACTION_IDLE);
         if core.is_stopping() {
