@@ -94,6 +94,7 @@ async fn stream_range(worker: &Rc<Worker>, call: Call, mut cursor: RangeCursor, 
     let mut next = Some(Bytes::from(first));
     loop {
         left = left.saturating_sub(piece.len());
+        worker.core.metrics.client_sent_bytes_total.add(piece.len() as u64);
         if !stream.send(piece).await {
             return;
         }

@@ -72,3 +72,21 @@ fn metrics_count_what_happens() {
         assert!(value(&after, "etcd_mvcc_db_total_size_in_bytes") > 0.0);
     });
 }
+
+/// A large reply is sent in slices; all of them are bytes sent.
+#[test]
+fn a_large_range_is_counted_whole() {
+    run(async {
+        let folder = folder();
+        let Half { client, member: _member } = start_with(&config(folder.path()));
+        let large = "v".repeat(2_000);
+        for number in 0..250 {
+            client.put(&format!("key-{number}"), &large).await;
+        }
+        let sent = "etcd_network_client_grpc_sent_bytes_total";
+        let (_, _, before) = http1(&client.address, "GET", "/metrics").await;
+        client.kv().range(whole_range()).await.expect("a range");
+        let (_, _, after) = http1(&client.address, "GET", "/metrics").await;
+        assert!(value(&after, sent) - value(&before, sent) > 500_000.0);
+    });
+}
