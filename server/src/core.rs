@@ -245,11 +245,16 @@ impl Core {
         if let Some(error) = self.refusal() {
             return Err(error);
         }
-        let (sender, receiver) = oneshot::channel();
         let (id, data) = self.state.lock().number(request);
         if data.len() > self.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge);
         }
+        self.submit(id, data).await
+    }
+
+    /// Proposes an encoded request that is not to be refused for load, and waits.
+    pub async fn submit(&self, id: u64, data: Bytes) -> Result<kvorum_store::Applied, EtcdError> {
+        let (sender, receiver) = oneshot::channel();
         self.enqueue(std::iter::once(Proposal { id, data, waiter: Waiter::Channel(sender) }));
         match tokio::time::timeout(self.config.request_timeout, receiver).await {
             Ok(Ok(outcome)) => outcome,

@@ -182,14 +182,15 @@ impl Worker {
 
     /// Answers a unary call and counts it.
     pub fn finish(&self, method: GrpcMethod, respond: Responder, result: Result<Bytes, Status>) {
-        let code = result.as_ref().err().map_or(GrpcCode::OK, |status| GrpcCode::from_number(status.code as i32));
-        self.core.metrics.grpc.unary(method, code);
         match result {
             Ok(frame) => {
-                self.core.metrics.client_sent_bytes_total.add(frame.len() as u64);
+                self.note_sent(method, frame.len());
                 respond.reply(frame);
             }
-            Err(status) => respond.fail(&status),
+            Err(status) => {
+                self.core.metrics.grpc.unary(method, GrpcCode::from_number(status.code as i32));
+                respond.fail(&status);
+            }
         }
     }
 
@@ -201,8 +202,7 @@ impl Worker {
 
     /// Answers a unary call with a message in several pieces, and counts it.
     pub fn finish_pieces(&self, method: GrpcMethod, respond: Responder, pieces: Vec<Bytes>) {
-        self.core.metrics.grpc.unary(method, GrpcCode::OK);
-        self.core.metrics.client_sent_bytes_total.add(pieces.iter().map(|piece| piece.len() as u64).sum());
+        self.note_sent(method, pieces.iter().map(Bytes::len).sum());
         respond.reply_pieces(pieces);
     }
 

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use kvorum_api::etcdserverpb::{Member, MemberListRequest, MemberListResponse, ResponseHeader};
+use kvorum_api::etcdserverpb::{Member, MemberListRequest, MemberListResponse};
 
-use super::linearize;
+use super::{header, linearize};
 use crate::grpc::{Status, decode, frame_of};
 use crate::worker::Worker;
 
@@ -28,11 +28,5 @@ pub async fn member_list(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, S
             is_learner: member.is_learner,
         })
         .collect();
-    let header = Some(ResponseHeader {
-        cluster_id: core.config.cluster_id,
-        member_id: core.config.member_id,
-        revision: 0,
-        raft_term: core.term(),
-    });
-    Ok(frame_of(&MemberListResponse { header, members }))
+    Ok(frame_of(&MemberListResponse { header: header(core, 0), members }))
 }

@@ -9,25 +9,15 @@ use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::{
     InternalRaftRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
-    LeaseTimeToLiveResponse, ResponseHeader,
+    LeaseTimeToLiveResponse,
 };
 use kvorum_node::lease_timers::Renewal;
-use kvorum_node::member::Proposal;
 use kvorum_store::{Reply, quota_cost};
 
-use super::{Call, linearize};
-use crate::core::{Core, Waiter};
+use super::{Call, header, linearize};
+use crate::core::Core;
 use crate::grpc::{MessageReader, Responder, Status, decode, decode_streamed, frame_of};
 use crate::worker::Worker;
-
-pub fn header(core: &Core, revision: i64) -> Option<ResponseHeader> {
-    Some(ResponseHeader {
-        cluster_id: core.config.cluster_id,
-        member_id: core.config.member_id,
-        revision,
-        raft_term: core.term(),
-    })
-}
 
 pub async fn grant(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status> {
     let core = &worker.core;
@@ -154,12 +144,6 @@ async fn renew(worker: &Rc<Worker>, id: i64) -> Result<i64, Status> {
 }
 
 async fn clear_checkpoint(core: &Core, id: i64) -> Result<(), Status> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
     let (request_id, data) = core.state().clear_checkpoint(id);
-    core.enqueue(std::iter::once(Proposal { id: request_id, data, waiter: Waiter::Channel(sender) }));
-    match tokio::time::timeout(core.config.request_timeout, receiver).await {
-        Ok(Ok(outcome)) => outcome.map(drop).map_err(Status::from),
-        Ok(Err(_)) => Err(EtcdError::Stopped.into()),
-        Err(_) => Err(EtcdError::Timeout.into()),
-    }
+    core.submit(request_id, data).await.map(drop).map_err(Status::from)
 }

@@ -9,16 +9,10 @@ use kvorum_api::etcdserverpb::{
 };
 use kvorum_store::Reply;
 
-use super::lease::header;
-use super::{on_reader_pool, read_status};
+use super::{header, on_reader_pool, read_status};
 use crate::grpc::{Status, decode, frame_of};
 use crate::worker::Worker;
-
-/// The version of etcd whose surface this is; clients compare it.
-pub const ETCD_VERSION: &str = "3.7.1";
-
-/// The storage version of etcd's files of that version.
-pub const STORAGE_VERSION: &str = "3.7.0";
+use crate::{ETCD_VERSION, STORAGE_VERSION};
 
 pub fn status(worker: &Rc<Worker>) -> Result<Bytes, Status> {
     let core = &worker.core;

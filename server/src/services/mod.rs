@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use kvorum_api::EtcdError;
+use kvorum_api::etcdserverpb::ResponseHeader;
 use kvorum_node::ReadIndex;
 
 use crate::core::Core;
@@ -101,6 +102,16 @@ pub fn begin_stream(worker: &Rc<Worker>, call: Call, messages: MessageReader, re
             method => respond.fail(&Status::unimplemented(method.path())),
         }
     });
+}
+
+/// The header of a response that prost encodes.
+pub fn header(core: &Core, revision: i64) -> Option<ResponseHeader> {
+    Some(ResponseHeader {
+        cluster_id: core.config.cluster_id,
+        member_id: core.config.member_id,
+        revision,
+        raft_term: core.term(),
+    })
 }
 
 /// How often a read index is asked for again while there is none.
