@@ -113,6 +113,11 @@ impl Outbox {
         Offer::Taken
     }
 
+    #[cfg(test)]
+    pub fn is_attached(&self) -> bool {
+        self.state.lock().reader.is_some()
+    }
+
     /// Ends the stream, if there is one.
     pub fn close(&self) {
         self.state.lock().detach();
