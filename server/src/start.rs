@@ -297,6 +297,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         quota_bytes: config.quota_backend_bytes,
         lease_ttl_seconds_min: i64::try_from(lease_ttl_milliseconds_min.div_ceil(1_000)).unwrap_or(i64::MAX),
         lease_checkpoint_persist: config.feature_gates.lease_checkpoint_persist,
+        learners_max: usize::try_from(config.max_learners).unwrap_or(0),
     };
     let snap = SnapDirectory::open(Arc::clone(&file_system), &snapshot_directory)
         .map_err(|error| StartError::new("snapshot files", error))?;
