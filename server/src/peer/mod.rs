@@ -41,7 +41,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-pub use contract::{Answer, LeaseRefusal, PeerAnswers, PeerEvents, PromoteRefusal, Versions};
+pub use contract::{Answer, LeaseRefusal, PeerAnswers, PeerEvents};
 pub use snapshot::SnapshotSource;
 pub use status::PeerStatistics;
 

@@ -1,14 +1,17 @@
 use std::time::Duration;
 
+use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::LeaseTimeToLiveRequest;
 
 use super::world::{CLUSTER, Node, ask, members};
+use crate::cluster::reconfiguration::Promotion;
+use crate::cluster::{PeerMembers, Peers};
 use crate::ids::to_hex;
+use crate::peer::LeaseRefusal;
 use crate::peer::questions::{
-    HashUnanswered, LeaseUnanswered, PromoteUnanswered, RemoteMembers, Unanswered, downgrade_enabled, hash_kv,
-    lease_times, members_of, promote, renew_lease, version_of,
+    HashUnanswered, HttpPeers, LeaseUnanswered, Unanswered, downgrade_enabled, hash_kv, lease_times, members_of,
+    promote, renew_lease, version_of,
 };
-use crate::peer::{LeaseRefusal, PromoteRefusal};
 use crate::urls::Url;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -17,21 +20,28 @@ const DEADLINE: Duration = Duration::from_secs(10);
 async fn questions_and_answers_understand_each_other() {
     let node = Node::start(1);
     let url = node.url();
-    let expected = RemoteMembers { cluster_id: CLUSTER, members: members() };
+    let expected = PeerMembers { cluster_id: CLUSTER, members: members() };
     assert_eq!(members_of(&url, DEADLINE).await, Ok(expected));
     let versions = version_of(&url, DEADLINE).await.expect("answered");
     assert_eq!((versions.server.as_str(), versions.cluster.as_str()), ("3.7.1", "3.7.0"));
     assert_eq!(downgrade_enabled(&url, DEADLINE).await, Ok(true));
 
-    assert_eq!(promote(&url, 3, Some("token"), DEADLINE).await, Ok(members()));
+    let by_text = HttpPeers;
+    assert_eq!(by_text.versions_of(url.as_str(), DEADLINE).await, Ok(versions));
+    assert_eq!(by_text.members_of(url.as_str(), DEADLINE).await.map(|members| members.cluster_id), Ok(CLUSTER));
+    assert_eq!(by_text.downgrade_enabled_of(url.as_str(), DEADLINE).await, Ok(true));
+    assert!(by_text.versions_of("nonsense", DEADLINE).await.is_err());
+
+    assert_eq!(promote(&url, 3, Some("token"), DEADLINE).await, Ok(Promotion::Done(members())));
     let refused = async |id| match promote(&url, id, None, DEADLINE).await {
-        Err(PromoteUnanswered::Refused(refusal)) => refusal,
+        Ok(Promotion::Refused(error)) => error,
         other => panic!("{other:?}"),
     };
-    assert_eq!(refused(1).await, PromoteRefusal::NotLearner);
-    assert_eq!(refused(4).await, PromoteRefusal::LearnerNotReady);
-    assert_eq!(refused(99).await, PromoteRefusal::NotFound);
-    assert!(matches!(refused(3).await, PromoteRefusal::Other(text) if text.contains("Internal Server Error")));
+    assert_eq!(refused(1).await, EtcdError::MemberNotLearner);
+    assert_eq!(refused(4).await, EtcdError::LearnerNotReady);
+    assert_eq!(refused(99).await, EtcdError::MemberNotFound);
+    let unknown = promote(&url, 3, None, DEADLINE).await.expect("answered");
+    assert!(matches!(unknown, Promotion::Unknown(text) if text.contains("Internal Server Error")));
 
     let hash = hash_kv(&url, CLUSTER, 5, DEADLINE).await.expect("answered");
     assert_eq!((hash.hash, hash.hash_revision, hash.compact_revision), (0xdead_beef, 5, 0));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::{HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, ResponseHeader};
 use kvorum_api::raftpb::{Entry, Message, MessageType};
 use kvorum_disk::RealFileSystem;
@@ -13,9 +14,10 @@ use kvorum_store::Member;
 use parking_lot::{Condvar, Mutex};
 use tempfile::TempDir;
 
+use crate::cluster::versions::Versions;
 use crate::peer::contract::{HASH_COMPACTED, HASH_FUTURE};
 use crate::peer::framing::StreamKind;
-use crate::peer::{Answer, LeaseRefusal, PeerAnswers, PeerConfig, PeerEvents, PeerTransport, PromoteRefusal, Versions};
+use crate::peer::{Answer, LeaseRefusal, PeerAnswers, PeerConfig, PeerEvents, PeerTransport};
 use crate::urls::Url;
 
 pub const CLUSTER: u64 = 0x1234_5678_9abc_def0;
@@ -143,14 +145,14 @@ impl PeerAnswers for Answers {
         })
     }
 
-    fn promote(&self, member_id: u64, token: Option<String>) -> Answer<Result<Vec<Member>, PromoteRefusal>> {
+    fn promote(&self, member_id: u64, token: Option<String>) -> Answer<Result<Vec<Member>, EtcdError>> {
         Box::pin(async move {
             match member_id {
                 3 if token.as_deref() == Some("token") => Ok(members()),
-                3 => Err(PromoteRefusal::Other("no permission".to_owned())),
-                4 => Err(PromoteRefusal::LearnerNotReady),
-                1 => Err(PromoteRefusal::NotLearner),
-                _ => Err(PromoteRefusal::NotFound),
+                3 => Err(EtcdError::PermissionDenied),
+                4 => Err(EtcdError::LearnerNotReady),
+                1 => Err(EtcdError::MemberNotLearner),
+                _ => Err(EtcdError::MemberNotFound),
             }
         })
     }
