@@ -43,10 +43,10 @@ use tokio::sync::Notify;
 
 pub use contract::{Answer, LeaseRefusal, PeerAnswers, PeerEvents};
 pub use snapshot::SnapshotSource;
-pub use status::PeerStatistics;
 
 use crate::ids::to_hex;
 use crate::limits::{PEER_BLOCKING_THREADS_MAX, PEER_REMOTES_MAX};
+use crate::metrics::PeerMetrics;
 use crate::urls::{Url, parse_many};
 use identity::Identity;
 use remote::Remote;
@@ -285,9 +285,9 @@ impl PeerTransport {
         self.shared.members.read().peers.values().filter(|peer| peer.status.active_since().is_some()).count()
     }
 
-    /// What went to and came from each member, for the metrics.
-    pub fn statistics(&self) -> Vec<PeerStatistics> {
-        self.shared.members.read().peers.values().map(|peer| peer.status.statistics()).collect()
+    /// What went to and came from each member.
+    pub fn metrics(&self) -> Vec<Arc<PeerMetrics>> {
+        self.shared.members.read().peers.values().map(|peer| Arc::clone(&peer.status.metrics)).collect()
     }
 
     /// Ends all traffic and the thread. What is queued is lost, as it may be at any time.

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -164,7 +163,7 @@ impl Remote {
     }
 
     fn note_drop(&self, kind: MessageType, queue: &str) {
-        self.status.sent_failures.fetch_add(1, Ordering::Relaxed);
+        self.status.metrics.sent_failures.add(1);
         self.shared.reports.unreachable(self.member_id);
         let dropped = {
             let mut drops = self.drops.lock();
@@ -289,11 +288,11 @@ impl Remote {
     async fn decode_stream(&self, kind: StreamKind, mut body: Incoming) -> io::Result<()> {
         let mut decoder = Decoder::new(kind, self.shared.config.member_id, self.member_id);
         while let Some(piece) = next_piece(&mut body, READ_TIMEOUT).await? {
-            self.status.received_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            self.status.metrics.received_bytes.add(piece.len() as u64);
             decoder.push(&piece);
             while let Some(message) = decoder.next().map_err(io::Error::other)? {
                 if self.shared.deliver(message).is_err() {
-                    self.status.received_failures.fetch_add(1, Ordering::Relaxed);
+                    self.status.metrics.received_failures.add(1);
                 }
             }
         }
@@ -318,13 +317,13 @@ impl Remote {
             match posted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "post: i/o timeout"))) {
                 Ok(()) => {
                     self.status.activate();
-                    self.status.sent_bytes.fetch_add(length, Ordering::Relaxed);
+                    self.status.metrics.sent_bytes.add(length);
                 }
                 Err(error) => {
                     kept = None;
                     self.url_failed(&url);
                     self.status.deactivate("pipeline", "write", &error.to_string());
-                    self.status.sent_failures.fetch_add(1, Ordering::Relaxed);
+                    self.status.metrics.sent_failures.add(1);
                     self.shared.events.unreachable(self.member_id);
                     if is_snapshot {
                         self.shared.events.snapshot_sent(self.member_id, false);
@@ -393,26 +392,28 @@ impl Remote {
         let bytes = database.length;
         let remote = self.status.hex();
         tracing::info!(snapshot_index = index, remote_peer_id = remote, bytes, "sending database snapshot");
-        self.status.snapshots_sending.fetch_add(1, Ordering::Relaxed);
+        self.status.metrics.snapshots_sending.add(1);
+        let begun = Instant::now();
         let url = self.pick_url();
         let sent = match snapshot::post(&self.shared, &url, &message, database).await {
             Ok(response) => self.check_posted(&url, response).await,
             Err(error) => Err(error),
         };
-        self.status.snapshots_sending.fetch_sub(1, Ordering::Relaxed);
+        self.status.metrics.snapshots_sending.add(-1);
         match sent {
             Ok(()) => {
                 self.status.activate();
-                self.status.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
-                self.status.snapshots_sent.fetch_add(1, Ordering::Relaxed);
+                self.status.metrics.sent_bytes.add(bytes);
+                self.status.metrics.snapshots_sent.add(1);
+                self.status.metrics.snapshot_send_seconds.observe_duration(begun.elapsed());
                 tracing::info!(snapshot_index = index, remote_peer_id = remote, bytes, "sent database snapshot");
                 self.shared.events.snapshot_sent(self.member_id, true);
             }
             Err(error) => {
                 let error = error.to_string();
                 self.url_failed(&url);
-                self.status.snapshot_send_failures.fetch_add(1, Ordering::Relaxed);
-                self.status.sent_failures.fetch_add(1, Ordering::Relaxed);
+                self.status.metrics.snapshot_send_failures.add(1);
+                self.status.metrics.sent_failures.add(1);
                 tracing::warn!(
                     snapshot_index = index,
                     remote_peer_id = remote,
@@ -436,7 +437,7 @@ impl Remote {
             let probed = tokio::time::timeout(READ_TIMEOUT, probing).await;
             match probed.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "probe: i/o timeout"))) {
                 Ok(round_trip) => {
-                    self.status.note_round_trip(round_trip);
+                    self.status.metrics.round_trip_seconds.observe_duration(round_trip);
                 }
                 Err(error) => {
                     tracing::warn!(

@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use kvorum_api::raftpb::{Entry, Message, MessageType};
+use kvorum_api::raftpb::{Message, MessageType, Snapshot, SnapshotMetadata};
 use parking_lot::Mutex;
 
-use super::world::Node;
+use super::world::{Node, append, entry};
 use crate::ids::{cluster_id, member_id};
+use crate::peer::framing::StreamKind;
 use crate::peer::questions::{
     HashUnanswered, LeaseUnanswered, downgrade_enabled, hash_kv, members_of, renew_lease, version_of,
 };
-use crate::peer::{LeaseRefusal, framing::StreamKind};
+use crate::peer::{LeaseRefusal, SnapshotSource};
 use crate::urls::Url;
 
 const TOKEN: &str = "peer-test";
@@ -116,6 +117,8 @@ fn a_real_etcd_elects_itself_with_our_vote_and_replicates_to_us() {
         assert!(peer.outbox(kind).expect("it has streams").is_attached(), "etcd reads our {}", kind.name());
     }
     assert!(follower.voted && node.transport.is_active(their_id));
+    lead(&node, &follower);
+    send_outdated_snapshot(&node, &follower, &folder.path().join("data/member/snap"));
 
     drop(etcd);
     node.recorder.wait("the end of its streams", |notes| notes.unreachable.contains(&their_id).then_some(()));
@@ -150,10 +153,72 @@ fn ask_everything(url: &Url, cluster: u64, our_id: u64, their_id: u64) {
     });
 }
 
+/// Takes etcd's place, and sends it entries: the first append whole, the others as what follows from it.
+fn lead(node: &Node, follower: &Follower) {
+    const APPENDS: u64 = 50;
+    let term = follower.term + 5;
+    let (from, to) = (follower.id, follower.leader);
+    let vote = Message {
+        r#type: Some(MessageType::MsgVote.into()),
+        from: Some(from),
+        to: Some(to),
+        term: Some(term),
+        log_term: Some(follower.last_term),
+        index: Some(follower.last),
+        // Asked by the leader to take over, so that etcd votes although it has a leader.
+        context: Some("CampaignTransfer".into()),
+        ..Message::default()
+    };
+    node.transport.send(vec![vote]);
+    let voted = node.recorder.wait("etcd's vote", |notes| {
+        let vote = notes.messages.iter().find(|m| m.r#type() == MessageType::MsgVoteResp && m.term() == term)?;
+        Some(!vote.reject())
+    });
+    assert!(voted, "our log is as new as etcd's");
+    let mut previous = (follower.last_term, follower.last);
+    let mut appends = Vec::new();
+    for number in 0..APPENDS {
+        let index = previous.1 + 1;
+        let entries = if number % 10 == 9 { vec![] } else { vec![entry(term, index, b"")] };
+        let end = if entries.is_empty() { previous } else { (term, index) };
+        appends.push(append(from, to, term, previous, follower.commit, entries));
+        previous = end;
+    }
+    node.transport.send(appends);
+    node.recorder.wait("that etcd has all entries", |notes| {
+        let found = |m: &Message| {
+            assert!(m.r#type() != MessageType::MsgAppResp || m.term() != term || !m.reject(), "{m:?}");
+            m.r#type() == MessageType::MsgAppResp && m.index() == previous.1
+        };
+        notes.messages.iter().any(found).then_some(())
+    });
+}
+
+/// Raft passes over a snapshot of an old term, but the database is on etcd's disk by then.
+fn send_outdated_snapshot(node: &Node, follower: &Follower, folder: &std::path::Path) {
+    let metadata = SnapshotMetadata { conf_state: None, index: Some(0x77), term: Some(1) };
+    let message = Message {
+        r#type: Some(MessageType::MsgSnap.into()),
+        from: Some(follower.id),
+        to: Some(follower.leader),
+        term: Some(1),
+        snapshot: Some(Snapshot { data: None, metadata: Some(metadata) }),
+        ..Message::default()
+    };
+    let database: Vec<u8> = (0..3_000_000u32).map(|number| number.to_le_bytes()[1]).collect();
+    let source = SnapshotSource::new(std::io::Cursor::new(database.clone()), database.len() as u64);
+    node.transport.send_snapshot(message, source);
+    let sent = node.recorder.wait("the outcome", |notes| notes.snapshots_sent.pop());
+    assert_eq!(sent, (follower.leader, true));
+    assert!(std::fs::read(folder.join("0000000000000077.snap.db")).expect("etcd saved it") == database);
+}
+
 /// Votes for whoever asks, and takes every entry.
 struct Follower {
     id: u64,
     leader: u64,
+    term: u64,
+    last_term: u64,
     last: u64,
     commit: u64,
     voted: bool,
@@ -162,7 +227,7 @@ struct Follower {
 
 impl Follower {
     fn new(id: u64, leader: u64) -> Follower {
-        Follower { id, leader, last: 0, commit: 0, voted: false, seen: Vec::new() }
+        Follower { id, leader, term: 0, last_term: 0, last: 0, commit: 0, voted: false, seen: Vec::new() }
     }
 
     fn answer(&mut self, message: &Message) -> Option<Message> {
@@ -192,7 +257,9 @@ impl Follower {
                 for (index, entry) in (message.index() + 1..).zip(&message.entries) {
                     assert_eq!(entry.index(), index, "entries follow each other");
                 }
-                self.last = self.last.max(message.entries.last().map_or(message.index(), Entry::index));
+                let end = message.entries.last().map(|entry| (entry.index(), entry.term()));
+                (self.last, self.last_term) = end.unwrap_or((message.index(), message.log_term()));
+                self.term = message.term();
                 self.commit = self.commit.max(message.commit());
                 response.index = Some(self.last);
                 Some(response)

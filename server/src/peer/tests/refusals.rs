@@ -1,3 +1,4 @@
+use kvorum_api::raftpb::MessageType;
 use prost::Message as _;
 
 use super::world::{CLUSTER, Node, RawAnswer, ask, heartbeat};
@@ -91,6 +92,9 @@ fn messages_are_refused_with_etcds_texts() {
     assert_eq!(removed.header("Content-Type"), Some("application/json"));
     let text = r#"{"message":"cannot process message to mismatch member"}"#;
     assert_eq!(seen(&post(&good, &heartbeat(2, 7, 1).encode_to_vec())), (403, text, true, false));
+    let mut snapshot = heartbeat(2, 1, 1);
+    snapshot.set_type(MessageType::MsgSnap);
+    assert_eq!(post(&good, &snapshot.encode_to_vec()).status, 403, "a snapshot has a database behind it");
     assert_eq!(seen(&post(&good, &heartbeat(2, 1, 1).encode_to_vec())), (204, "", true, false));
     assert_eq!(node.recorder.wait("the message", |notes| notes.messages.pop()), heartbeat(2, 1, 1));
 }

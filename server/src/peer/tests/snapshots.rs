@@ -51,7 +51,7 @@ fn a_database_arrives_whole_behind_its_message() {
         assert!(std::fs::read(path).expect("readable") == contents);
     }
     assert_eq!(names(&two).len(), 3, "nothing temporary is left");
-    assert_eq!(one.transport.statistics()[0].snapshots_sent, 3);
+    assert_eq!(one.transport.metrics()[0].snapshots_sent.value(), 3);
 }
 
 #[test]
