@@ -1,7 +1,8 @@
 //! The server of Kvorum as a library: the shell that gives one member its network, disk, clock and threads.
 //!
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
-//! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts and stops ([`start`], [`embed`]); the member behind its locks ([`core`])
+//! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]), how members
+//! talk to each other ([`peer`]); how it starts and stops ([`start`], [`embed`]); the member behind its locks ([`core`])
 //! and its background threads ([`background`], `auto_compaction`); connection threads ([`worker`], [`connection`],
 //! [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP
 //! pages ([`http1`]).

@@ -2,9 +2,9 @@
 //! the questions they have for each other. Wire-compatible with etcd 3.6 and 3.7.
 //!
 //! In reading order: what the member is asked and told ([`contract`]), the bytes of streams (`framing`), who a request
-//! is from and whether it may speak (`identity`), the queues (`outbox`), one other member (`remote`: its URLs, status,
-//! stream readers, pipeline, probes), databases (`snapshot`), the port (`serve`), and questions to other members
-//! ([`questions`]).
+//! is from and whether it may speak (`identity`), the queues (`outbox`), one other member (`remote`: its URLs, stream
+//! readers and pipeline; `status`, `probe`), databases (`snapshot`), the port (`serve`, `answers`), connections (`timed`,
+//! `http_client`), and questions to other members ([`questions`]).
 //!
 //! All input and output happens on one thread, `peers`. A caller is never blocked: sending fills bounded queues. Nothing
 //! here decides anything about consensus, and nothing from the network may make it panic or allocate without bound.
@@ -18,6 +18,7 @@ mod framing;
 mod http_client;
 mod identity;
 mod outbox;
+mod probe;
 pub mod questions;
 mod remote;
 mod serve;
@@ -259,7 +260,8 @@ impl PeerTransport {
         }
     }
 
-    /// Sends a `MsgSnap` and the database behind it. The outcome comes as [`PeerEvents::snapshot_sent`], always.
+    /// Sends a `MsgSnap` and the database behind it. The outcome comes as [`PeerEvents::snapshot_sent`], always, unless
+    /// the transport is stopped or the member removed meanwhile.
     pub fn send_snapshot(&self, message: raftpb::Message, database: SnapshotSource) {
         let peer = self.shared.peer(message.to());
         let shared = Arc::clone(&self.shared);

@@ -8,6 +8,7 @@ use kvorum_api::raftpb::{Message, MessageType};
 use super::world::{CLUSTER, Cable, Node, append, entry, heartbeat};
 use crate::ids::to_hex;
 use crate::limits::{PEER_PIPELINE_MESSAGES_MAX, PEER_QUEUE_BYTES_MAX};
+use crate::peer::READ_TIMEOUT;
 
 fn connect(one: &Node, two: &Node) {
     one.transport.add_peer(two.id, &two.urls()).expect("a URL");
@@ -36,6 +37,21 @@ fn messages_arrive_whole_and_in_order_over_the_streams() {
     let metrics = one.transport.metrics();
     assert!(metrics[0].sent_bytes.value() > 0);
     assert_eq!(metrics[0].sent_failures.value(), 0);
+}
+
+#[test]
+fn idle_streams_outlive_the_timeouts() {
+    let (one, two) = (Node::start(1), Node::start(2));
+    connect(&one, &two);
+    one.wait_for_streams(2);
+    two.wait_for_streams(1);
+    let since = one.transport.active_since(2);
+    let patience = READ_TIMEOUT + Duration::from_secs(1);
+    assert_eq!(one.recorder.wait_for(patience, |notes| notes.unreachable.pop()), None);
+    one.transport.send(vec![heartbeat(1, 2, 7)]);
+    assert_eq!(two.recorder.wait("a heartbeat", |notes| notes.messages.pop()), heartbeat(1, 2, 7));
+    assert_eq!(one.transport.active_since(2), since);
+    assert!(one.transport.metrics()[0].round_trip_seconds.count() > 0, "probed meanwhile");
 }
 
 #[test]
