@@ -3,8 +3,8 @@
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
 //! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts
 //! and stops ([`start`], `opening`, [`embed`]); the member behind its locks ([`core`]) and its background threads
-//! ([`background`], `auto_compaction`); its peers ([`peer`], `links`, `leases`, `changes`, `housekeeping`); connection threads ([`worker`], [`connection`],
-//! [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP
+//! ([`background`], `auto_compaction`); its peers ([`peer`], `links`, `leases`, `changes`, `housekeeping`); connection
+//! threads ([`worker`], [`connection`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP
 //! pages ([`http1`]).
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
