@@ -120,6 +120,11 @@ impl Writer {
         self.advance(position);
     }
 
+    /// The store's revision; 1 when nothing was ever written.
+    pub fn revision(&self) -> i64 {
+        self.shared.revision()
+    }
+
     /// Whether a committed change may still be made. If not, it must be applied to raft as a no-op.
     pub fn check_member_change(&self, change: &MemberChange) -> Result<(), ApplyError> {
         self.shared.membership.read().check(change, self.config.learners_max)
