@@ -32,16 +32,6 @@ impl Member {
     }
 }
 
-/// Members as etcd lists them to its peers (`/members`), without the newline it ends the page with.
-pub fn members_to_json<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<u8> {
-    crate::keyspace::members::list(members)
-}
-
-/// Reads the answer of a peer to `/members`.
-pub fn members_from_json(json: &[u8]) -> Result<Vec<Member>, String> {
-    crate::keyspace::members::parse_list(json)
-}
-
 /// A downgrade of the cluster that is under way, or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Downgrade {

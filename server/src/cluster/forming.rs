@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use kvorum_store::Member;
 
+use super::Peers;
 use super::addresses::{Resolve, same_places};
 use super::versions::{self, Answer};
-use super::{PeerMembers, Peers};
 use crate::config::{ClusterState, Config};
 use crate::ids;
+use crate::peer::questions::RemoteMembers;
 use crate::urls::{self, Url, quote};
 
 /// How long one peer may take to list the members of its cluster to one that joins.
@@ -224,7 +225,7 @@ async fn members_of_first(
     timeout: Duration,
     peers: &impl Peers,
     logged: bool,
-) -> Result<PeerMembers, &'static str> {
+) -> Result<RemoteMembers, &'static str> {
     for url in urls {
         match peers.members_of(url, timeout).await {
             Ok(answer) if answer.members.is_empty() => {
@@ -232,7 +233,7 @@ async fn members_of_first(
             }
             Ok(answer) => return Ok(answer),
             Err(error) if logged => {
-                tracing::warn!(address = %format!("{url}{}", super::MEMBERS_PATH), error = %error, "failed to get cluster response");
+                tracing::warn!(address = %format!("{url}/members"), error = %error, "failed to get cluster response");
             }
             Err(_) => {}
         }
@@ -253,7 +254,7 @@ async fn join(config: &Config, peers: &impl Peers, resolver: &impl Resolve) -> R
         .map_err(|reason| FormingError(format!("cannot fetch cluster info from peer urls: {reason}")))?;
     existing.members.sort_by_key(|member| member.id);
     if let Err(reason) = take_ids(&mut local, &existing.members, resolver) {
-        return refuse(format!("error validating peerURLs {existing}: {reason}"));
+        return refuse(format!("error validating peerURLs {}: {reason}", shown(&existing)));
     }
     let member_id = local.own(&config.name)?.id;
     if !is_compatible(&local.members, member_id, config.request_timeout(), peers).await {
@@ -261,6 +262,25 @@ async fn join(config: &Config, peers: &impl Peers, resolver: &impl Resolve) -> R
     }
     check_learners(existing.members.iter().filter(|member| member.is_learner).count(), config.max_learners)?;
     Ok(Forming::Join { cluster_id: existing.cluster_id, member_id, members: local.members, remotes: existing.members })
+}
+
+/// A cluster as etcd shows its `RaftCluster` in this error.
+fn shown(cluster: &RemoteMembers) -> String {
+    let members: Vec<String> = cluster
+        .members
+        .iter()
+        .map(|member| {
+            format!(
+                "&{{ID:{:x} RaftAttributes:{{PeerURLs:[{}] IsLearner:{}}} Attributes:{{Name:{} ClientURLs:[{}]}}}}",
+                member.id,
+                member.peer_urls.join(" "),
+                member.is_learner,
+                member.name,
+                member.client_urls.join(" ")
+            )
+        })
+        .collect();
+    format!("{{ClusterID:{:x} Members:[{}] RemovedMemberIDs:[]}}", cluster.cluster_id, members.join(" "))
 }
 
 /// Gives the members of the flags the ids that the cluster knows them by, found by their URLs. Both are sorted by id.

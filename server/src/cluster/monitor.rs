@@ -11,7 +11,7 @@ use kvorum_api::membershippb::{ClusterVersionSetRequest, DowngradeInfoSetRequest
 use kvorum_store::{Downgrade, Member, Version};
 
 use super::Peers;
-use super::versions::{self, Answer, Versions};
+use super::versions::{self, Answer};
 
 /// Time between two looks at the cluster version.
 pub const CLUSTER_VERSION_INTERVAL: Duration = Duration::from_secs(4);
@@ -96,7 +96,7 @@ impl<O: Observer, P: Peers> Monitor<O, P> {
         let mut answers = Vec::new();
         for member in self.observer.members() {
             let versions = if member.id == self.observer.member_id() {
-                Some(Versions::own(self.observer.cluster_version().as_ref()))
+                Some(versions::own_versions(self.observer.cluster_version().as_ref()))
             } else {
                 versions::ask(&member, self.timeout, &self.peers).await
             };
@@ -123,7 +123,7 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::cluster::scripted::{Answers, local, run};
+    use crate::cluster::scripted::{Answers, local, run, versions};
 
     struct Scripted {
         leader: bool,
@@ -169,7 +169,7 @@ mod tests {
         let observer = Scripted { leader, cluster_version: cluster, downgrade, proposed: RefCell::default() };
         let mut answers = Answers::default();
         for (port, server) in (2..).zip(servers).filter(|(_, server)| !server.is_empty()) {
-            answers.versions.insert(local(port), Versions { server: server.to_owned(), ..Versions::default() });
+            answers.versions.insert(local(port), versions(server, ""));
         }
         let monitor = Monitor::new(&observer, answers, Duration::from_secs(1));
         run(async {

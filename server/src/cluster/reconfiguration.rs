@@ -8,6 +8,8 @@ use kvorum_store::{Member, Membership};
 use serde::Serialize;
 
 use crate::ids;
+use crate::peer::PromoteRefusal;
+use crate::peer::questions::PromoteUnanswered;
 use crate::urls::Url;
 
 /// Connections count once they have been up for longer than this.
@@ -15,9 +17,6 @@ pub const HEALTHY_MILLISECONDS_MIN: u64 = 5_000;
 
 /// The part of the leader's log that a learner must hold to be promoted.
 const LEARNER_READY_MIN: f64 = 0.9;
-
-/// A peer's page that promotes a member, followed by its id in decimal; asked with POST.
-pub const PROMOTE_PATH: &str = "/members/promote/";
 
 /// The connections of this member to the others.
 pub struct Connections<F> {
@@ -161,42 +160,26 @@ fn change(kind: raftpb::ConfChangeType, id: u64, context: Option<Vec<u8>>) -> ra
     raftpb::ConfChange { id: None, r#type: Some(kind as i32), node_id: Some(id), context: context.map(Into::into) }
 }
 
-/// etcd's own texts for what it says to members; to clients it says those of [`EtcdError`].
-const NOT_FOUND: &str = "membership: ID not found";
-const NOT_LEARNER: &str = "membership: can only promote a learner member";
-
-/// How a leader answers a member that passed a promotion on to it: status and body of the page. A success is 200 with the
-/// members as JSON and a newline.
-pub fn promotion_refused_page(error: EtcdError) -> (u16, String) {
+/// What a leader tells a member that passed a promotion on to it.
+pub fn promote_refusal(error: EtcdError) -> PromoteRefusal {
     match error {
-        EtcdError::MemberNotFound => (404, format!("{NOT_FOUND}\n")),
-        EtcdError::MemberNotLearner => (412, format!("{NOT_LEARNER}\n")),
-        EtcdError::LearnerNotReady => (412, format!("{}\n", EtcdError::LearnerNotReady.text())),
-        _ => (500, r#"{"message":"Internal Server Error"}"#.to_owned()),
+        EtcdError::MemberNotFound => PromoteRefusal::NotFound,
+        EtcdError::MemberNotLearner => PromoteRefusal::NotLearner,
+        EtcdError::LearnerNotReady => PromoteRefusal::LearnerNotReady,
+        EtcdError::Timeout => PromoteRefusal::Timeout,
+        other => PromoteRefusal::Other(other.text().to_owned()),
     }
 }
 
-/// What a member reads from such a page: an answer for the client, or why to ask once more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Promotion {
-    Done(Vec<Member>),
-    /// The client's answer.
-    Refused(EtcdError),
-    /// Not the leader's last word (it may just have lost its place): ask again until the request's time is up.
-    Unknown(String),
-}
-
-pub fn read_promotion_page(status: u16, body: &[u8]) -> Promotion {
-    let text = String::from_utf8_lossy(body);
-    match status {
-        200 => match kvorum_store::members_from_json(body) {
-            Ok(members) => Promotion::Done(members),
-            Err(error) => Promotion::Unknown(error),
-        },
-        404 => Promotion::Refused(EtcdError::MemberNotFound),
-        412 if text.contains(EtcdError::LearnerNotReady.text()) => Promotion::Refused(EtcdError::LearnerNotReady),
-        412 if text.contains(NOT_LEARNER) => Promotion::Refused(EtcdError::MemberNotLearner),
-        _ => Promotion::Unknown(format!("member promote: unknown error({text})")),
+/// What the client is told after a promotion was passed on in vain; `None` to ask the leader again, at its next URL and
+/// whoever it is then, until the request's time is up.
+pub fn promote_answer(unanswered: &PromoteUnanswered) -> Option<EtcdError> {
+    match unanswered {
+        PromoteUnanswered::Refused(PromoteRefusal::NotFound) => Some(EtcdError::MemberNotFound),
+        PromoteUnanswered::Refused(PromoteRefusal::NotLearner) => Some(EtcdError::MemberNotLearner),
+        PromoteUnanswered::Refused(PromoteRefusal::LearnerNotReady) => Some(EtcdError::LearnerNotReady),
+        PromoteUnanswered::Refused(PromoteRefusal::Timeout | PromoteRefusal::Other(_))
+        | PromoteUnanswered::Unanswered(_) => None,
     }
 }
 

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::Peers;
 use super::addresses::Resolve;
-use super::versions::Versions;
-use super::{PeerMembers, Peers};
+use crate::peer::Versions;
+use crate::peer::questions::RemoteMembers;
 
 /// `host:port` and its address; addresses stand for themselves.
 pub struct Names(pub &'static [(&'static str, &'static str)]);
@@ -22,7 +23,7 @@ impl Resolve for Names {
 /// Answers by URL; who is not in a table does not answer. Notes who was asked.
 #[derive(Default)]
 pub struct Answers {
-    pub members: BTreeMap<String, PeerMembers>,
+    pub members: BTreeMap<String, RemoteMembers>,
     pub versions: BTreeMap<String, Versions>,
     pub downgrade_enabled: BTreeMap<String, bool>,
     pub asked: RefCell<Vec<String>>,
@@ -36,22 +37,27 @@ impl Answers {
 }
 
 impl Peers for Answers {
-    async fn members_of(&self, url: &str, _timeout: Duration) -> Result<PeerMembers, String> {
-        self.look_up(&self.members, url, super::MEMBERS_PATH)
+    async fn members_of(&self, url: &str, _timeout: Duration) -> Result<RemoteMembers, String> {
+        self.look_up(&self.members, url, "/members")
     }
 
     async fn versions_of(&self, url: &str, _timeout: Duration) -> Result<Versions, String> {
-        self.look_up(&self.versions, url, super::VERSION_PATH)
+        self.look_up(&self.versions, url, "/version")
     }
 
     async fn downgrade_enabled_of(&self, url: &str, _timeout: Duration) -> Result<bool, String> {
-        self.look_up(&self.downgrade_enabled, url, super::DOWNGRADE_ENABLED_PATH)
+        self.look_up(&self.downgrade_enabled, url, "/downgrade/enabled")
     }
 }
 
 /// Runs what never waits.
 pub fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+}
+
+/// Versions of a member of which only some matter.
+pub fn versions(server: &str, cluster: &str) -> Versions {
+    Versions { server: server.to_owned(), cluster: cluster.to_owned(), storage: String::new() }
 }
 
 /// A helper for URLs with addresses.

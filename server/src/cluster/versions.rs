@@ -5,39 +5,20 @@ use std::time::Duration;
 use kvorum_api::EtcdError;
 use kvorum_store::version::CLUSTER_VERSION_MAX;
 use kvorum_store::{Downgrade, Member, Version};
-use serde::{Deserialize, Serialize};
 
 use super::Peers;
+use crate::peer::Versions;
 
 /// The oldest cluster this release can be a member of; also what a new cluster begins with while some member has not
 /// told its version.
 pub const CLUSTER_VERSION_MIN: Version = Version::of(3, 0);
 
-/// What a member says of itself on its `/version` page. The fields are in etcd's order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Versions {
-    #[serde(rename = "etcdserver")]
-    pub server: String,
-    /// `not_decided` before the cluster has agreed on one.
-    #[serde(rename = "etcdcluster")]
-    pub cluster: String,
-    /// Empty from members before 3.6.
-    pub storage: String,
-}
-
-impl Versions {
-    pub fn from_json(body: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(body).map_err(|error| error.to_string())
-    }
-
-    /// What this member counts itself with: etcd gives no storage version there.
-    pub fn own(cluster_version: Option<&Version>) -> Self {
-        Self {
-            server: crate::ETCD_VERSION.to_owned(),
-            cluster: cluster_version.map_or_else(|| "not_decided".to_owned(), Version::to_string),
-            storage: String::new(),
-        }
+/// What this member counts itself with; etcd gives no storage version there.
+pub fn own_versions(cluster_version: Option<&Version>) -> Versions {
+    Versions {
+        server: crate::ETCD_VERSION.to_owned(),
+        cluster: cluster_version.map_or_else(|| "not_decided".to_owned(), Version::to_string),
+        storage: String::new(),
     }
 }
 
@@ -53,7 +34,7 @@ pub async fn ask(member: &Member, timeout: Duration, peers: &impl Peers) -> Opti
     for url in &member.peer_urls {
         match peers.versions_of(url, timeout).await {
             Ok(versions) => return Some(versions),
-            Err(error) => warn_unreachable(url, super::VERSION_PATH, member, &error),
+            Err(error) => warn_unreachable(url, "/version", member, &error),
         }
     }
     tracing::warn!(remote_member_id = %format!("{:x}", member.id), "failed to get version");
@@ -65,7 +46,7 @@ pub async fn ask_downgrade_enabled(member: &Member, timeout: Duration, peers: &i
     for url in &member.peer_urls {
         match peers.downgrade_enabled_of(url, timeout).await {
             Ok(enabled) => return Some(enabled),
-            Err(error) => warn_unreachable(url, super::DOWNGRADE_ENABLED_PATH, member, &error),
+            Err(error) => warn_unreachable(url, "/downgrade/enabled", member, &error),
         }
     }
     tracing::warn!(remote_member_id = %format!("{:x}", member.id), "failed to get downgrade enabled status");

@@ -1,6 +1,5 @@
 use super::*;
-use crate::cluster::scripted::{Answers, Names, local, run};
-use crate::cluster::versions::Versions;
+use crate::cluster::scripted::{Answers, Names, local, run, versions};
 use crate::config::{Command, parse};
 
 fn config(line: &str) -> Config {
@@ -137,7 +136,7 @@ fn a_member_that_lost_its_data_does_not_found_again() {
     let Ok(Forming::New { cluster_id, member_id, .. }) = outcome(line, &Answers::default()) else { panic!("new") };
     let known = |members: Vec<Member>| {
         let mut peers = Answers::default();
-        peers.members.insert(local(103), PeerMembers { cluster_id, members });
+        peers.members.insert(local(103), RemoteMembers { cluster_id, members });
         outcome(line, &peers).map(|_| ())
     };
     assert_eq!(known(vec![member(member_id, "", 101, false)]), Ok(()));
@@ -159,9 +158,8 @@ fn cluster(port: u16) -> Answers {
         Member { is_learner: true, ..member(0x3dc6_4535_08cd_bddd, "", port, false) },
     ];
     let mut peers = Answers::default();
-    peers.members.insert(local(24511), PeerMembers { cluster_id: 0x6659_246c_29ed_93c4, members });
-    let versions = Versions { cluster: "3.7.0".to_owned(), ..Versions::default() };
-    peers.versions.insert(local(24511), versions);
+    peers.members.insert(local(24511), RemoteMembers { cluster_id: 0x6659_246c_29ed_93c4, members });
+    peers.versions.insert(local(24511), versions("3.7.1", "3.7.0"));
     peers.downgrade_enabled.insert(local(24511), false);
     peers
 }
@@ -239,14 +237,4 @@ fn skipped_ticks() {
     ] {
         assert_eq!(ticks_to_skip(members, active, 10, allowed), expected, "{members} {active} {allowed}");
     }
-}
-
-#[test]
-fn answers_of_peers() {
-    let page = br#"[{"id":1,"peerURLs":["http://a:1"],"name":"a"},{"id":2,"peerURLs":null,"isLearner":true}]"#;
-    let read = PeerMembers::read("cdf818194e3a8c32", page).expect("as etcd serves it");
-    assert_eq!((read.cluster_id, read.members.len()), (0xcdf8_1819_4e3a_8c32, 2));
-    assert!(PeerMembers::read("", page).is_err() && PeerMembers::read("1", b"{").is_err());
-    assert_eq!((crate::cluster::parse_bool("true"), crate::cluster::parse_bool("f")), (Ok(true), Ok(false)));
-    assert!(crate::cluster::parse_bool("yes").is_err());
 }

@@ -156,13 +156,9 @@ fn changes() {
 #[test]
 fn promotions_passed_on_come_back() {
     for error in [EtcdError::MemberNotFound, EtcdError::MemberNotLearner, EtcdError::LearnerNotReady] {
-        let (status, body) = promotion_refused_page(error);
-        assert_eq!(read_promotion_page(status, body.as_bytes()), Promotion::Refused(error));
+        assert_eq!(promote_answer(&PromoteUnanswered::Refused(promote_refusal(error))), Some(error));
     }
-    let (status, body) = promotion_refused_page(EtcdError::Unhealthy);
-    assert!(matches!(read_promotion_page(status, body.as_bytes()), Promotion::Unknown(_)));
-    let members = [Member { id: 7, ..Member::default() }];
-    let page = kvorum_store::members_to_json(&members);
-    assert_eq!(read_promotion_page(200, &page), Promotion::Done(members.to_vec()));
-    assert!(matches!(read_promotion_page(200, b"<html>"), Promotion::Unknown(_)));
+    for error in [EtcdError::Timeout, EtcdError::Unhealthy, EtcdError::NotLeader] {
+        assert_eq!(promote_answer(&PromoteUnanswered::Refused(promote_refusal(error))), None);
+    }
 }
