@@ -10,12 +10,11 @@ use kvorum_store::Member;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::cluster::reconfiguration::{self, Connections};
+use crate::cluster::reconfiguration::{self, Connections, Promotion};
 use crate::core::{Core, Waiter};
 use crate::ids::to_hex;
 use crate::leases::{pause, wait_for_leader};
-use crate::peer::PromoteRefusal;
-use crate::peer::questions::{self, PromoteUnanswered};
+use crate::peer::questions;
 
 /// Adds a member, and gives it with the members there are then.
 pub async fn add(core: &Core, peer_urls: &[String], learner: bool) -> Result<(Member, Vec<Member>), EtcdError> {
@@ -56,31 +55,17 @@ pub async fn promote(core: &Core, id: u64) -> Result<Vec<Member>, EtcdError> {
         for url in &urls {
             let left = deadline.saturating_duration_since(Instant::now());
             match questions::promote(url, id, None, left).await {
-                Ok(members) => return Ok(members),
-                Err(PromoteUnanswered::Refused(PromoteRefusal::NotFound)) => return Err(EtcdError::MemberNotFound),
-                Err(PromoteUnanswered::Refused(PromoteRefusal::NotLearner)) => return Err(EtcdError::MemberNotLearner),
-                Err(PromoteUnanswered::Refused(PromoteRefusal::LearnerNotReady)) => {
-                    return Err(EtcdError::LearnerNotReady);
-                }
-                Err(_) => {}
+                Ok(Promotion::Done(members)) => return Ok(members),
+                Ok(Promotion::Refused(error)) => return Err(error),
+                Ok(Promotion::Unknown(_)) | Err(_) => {}
             }
         }
         pause(core, deadline).await?;
     }
 }
 
-/// As [`promote`], for another member that asks this one because it leads.
-pub async fn promote_as_leader(core: &Core, id: u64) -> Result<Vec<Member>, PromoteRefusal> {
-    promote_here(core, id).await.map_err(|error| match error {
-        EtcdError::MemberNotFound => PromoteRefusal::NotFound,
-        EtcdError::MemberNotLearner => PromoteRefusal::NotLearner,
-        EtcdError::LearnerNotReady => PromoteRefusal::LearnerNotReady,
-        EtcdError::Timeout => PromoteRefusal::Timeout,
-        other => PromoteRefusal::Other(other.text().to_owned()),
-    })
-}
-
-async fn promote_here(core: &Core, id: u64) -> Result<Vec<Member>, EtcdError> {
+/// As [`promote`], but never asks another member: fails with "not leader" on a follower.
+pub async fn promote_here(core: &Core, id: u64) -> Result<Vec<Member>, EtcdError> {
     let progress: Option<Vec<(u64, u64)>> = {
         let state = core.state();
         let consensus = state.consensus();

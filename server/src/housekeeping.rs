@@ -12,7 +12,7 @@ use crate::cluster::forming::ticks_to_skip;
 use crate::cluster::monitor::{CLUSTER_VERSION_INTERVAL, DOWNGRADE_CHECK_INTERVAL, Monitor, Observer};
 use crate::core::Core;
 use crate::links::Links;
-use crate::peer_questions::PeerQuestions;
+use crate::peer::questions::HttpPeers;
 use crate::start::Serving;
 
 /// How often a member that was just started looks whether others have connected, and for how long; as in etcd.
@@ -96,7 +96,7 @@ impl Housekeeping {
 
     async fn watch_versions(&self) {
         let observer = CoreObserver(Arc::clone(&self.core));
-        let monitor = Monitor::new(observer, PeerQuestions, self.core.config.request_timeout);
+        let monitor = Monitor::new(observer, HttpPeers, self.core.config.request_timeout);
         let mut leader = self.core.watch_leader();
         let mut version_check = tokio::time::interval(CLUSTER_VERSION_INTERVAL);
         let mut downgrade_check = tokio::time::interval(DOWNGRADE_CHECK_INTERVAL);

@@ -33,7 +33,6 @@ mod mailbox;
 pub mod metrics;
 mod opening;
 pub mod peer;
-mod peer_questions;
 mod services;
 mod socket;
 pub mod start;

@@ -15,9 +15,10 @@ use kvorum_node::{LogEntry, SnapshotPosition};
 use kvorum_store::{Member, ReadError};
 use parking_lot::Mutex;
 
+use crate::cluster::versions::Versions;
 use crate::core::{Core, Peers};
 use crate::peer::contract::{HASH_COMPACTED, HASH_FUTURE};
-use crate::peer::{Answer, LeaseRefusal, PeerAnswers, PeerEvents, PeerTransport, PromoteRefusal, Versions};
+use crate::peer::{Answer, LeaseRefusal, PeerAnswers, PeerEvents, PeerTransport};
 use crate::{ETCD_VERSION, STORAGE_VERSION};
 use crate::{changes, leases};
 
@@ -240,11 +241,11 @@ impl PeerAnswers for Links {
         })
     }
 
-    fn promote(&self, member_id: u64, _token: Option<String>) -> Answer<Result<Vec<Member>, PromoteRefusal>> {
+    fn promote(&self, member_id: u64, _token: Option<String>) -> Answer<Result<Vec<Member>, EtcdError>> {
         let core = self.core.upgrade();
         Box::pin(async move {
-            let core = core.ok_or(PromoteRefusal::Timeout)?;
-            changes::promote_as_leader(&core, member_id).await
+            let core = core.ok_or(EtcdError::Stopped)?;
+            changes::promote_here(&core, member_id).await
         })
     }
 

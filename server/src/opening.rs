@@ -15,15 +15,16 @@ use kvorum_disk::{DiskError, FileSystem, RealFileSystem, create_durable_director
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::{Member, conf_state_from_json};
 use kvorum_node::{Consensus, ConsensusConfig, HardState, LeaseTimers, LogEntry, MemberConfig, RequestIds, Start};
-use kvorum_store::{Backend, Restored, StoreConfig};
+use kvorum_store::{Backend, Restored, StoreConfig, Version};
 use tracing::info;
 
 use crate::background::SnapshotPolicy;
 use crate::cluster::addresses::SystemResolver;
 use crate::cluster::forming::{self, Forming, Logged};
+use crate::cluster::versions;
 use crate::config::{ClusterState, Config};
 use crate::ids::to_hex;
-use crate::peer_questions::PeerQuestions;
+use crate::peer::questions::HttpPeers;
 use crate::start::{FolderLock, StartError, clamp};
 
 /// What the disk held, put together.
@@ -81,6 +82,7 @@ pub fn open(config: &Config) -> Result<Opened, StartError> {
     let store_backend: Arc<dyn Backend> = Arc::clone(&backend) as Arc<dyn Backend>;
     let (writer, reader, restored) =
         kvorum_store::open(store_config, store_backend).map_err(|error| StartError::new("opening the store", error))?;
+    check_membership(&reader, config)?;
     let newest_snapshot = log.snapshot.0;
     let start = log.into_start(&restored, config)?;
     let consensus_config = ConsensusConfig {
@@ -135,6 +137,15 @@ pub fn open(config: &Config) -> Result<Opened, StartError> {
         compaction_pending: restored.compaction_pending,
         introduced,
     })
+}
+
+/// What a member that comes back must find, as etcd demands: no more learners than allowed, and a cluster that is not newer
+/// than itself.
+fn check_membership(reader: &kvorum_store::Reader, config: &Config) -> Result<(), StartError> {
+    forming::check_learners(reader.members().learners(), config.max_learners)
+        .map_err(|error| StartError(error.to_string()))?;
+    let version = reader.cluster_version().and_then(|text| text.parse::<Version>().ok());
+    versions::check_cluster_version(version.as_ref()).map_err(StartError)
 }
 
 fn unix_milliseconds() -> u64 {
@@ -217,7 +228,7 @@ fn form(config: &Config, logged: Option<Logged>) -> Result<Formed, StartError> {
         .build()
         .map_err(|error| StartError::new("discovery failed", error))?;
     let forming = runtime
-        .block_on(forming::form(config, logged, &PeerQuestions, &SystemResolver))
+        .block_on(forming::form(config, logged, &HttpPeers, &SystemResolver))
         .map_err(|error| StartError::new("discovery failed", error))?;
     Ok(match forming {
         Forming::New { cluster_id, member_id, members } => {
