@@ -1,7 +1,7 @@
 //! The server of Kvorum as a library: the shell that gives one member its network, disk, clock and threads.
 //!
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
-//! itself ([`log`], [`metrics`]); how it starts and stops ([`start`], [`embed`]); the member behind its locks ([`core`])
+//! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts and stops ([`start`], [`embed`]); the member behind its locks ([`core`])
 //! and its background threads ([`background`], `auto_compaction`); connection threads ([`worker`], [`connection`],
 //! [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP
 //! pages ([`http1`]).
@@ -11,6 +11,7 @@
 mod authority;
 mod auto_compaction;
 pub mod background;
+pub mod cluster;
 pub mod config;
 mod connection;
 pub mod core;
@@ -25,6 +26,7 @@ mod limits;
 pub mod log;
 mod mailbox;
 pub mod metrics;
+pub mod peer;
 mod services;
 mod socket;
 pub mod start;
