@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod config;
 mod connection;
 pub mod core;
+mod database;
 pub mod embed;
 mod grpc;
 mod health;

@@ -25,6 +25,7 @@ use tracing::info;
 use crate::background::{self, BackendThread, SnapshotPolicy};
 use crate::config::{AutoCompaction, Bootstrap, Config};
 use crate::core::{Core, CoreConfig, CoreParts};
+use crate::database::Databases;
 use crate::ids::to_hex;
 use crate::metrics::Metrics;
 use crate::urls::Url;
@@ -87,6 +88,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
             ids: opened.ids,
             publisher: WatchPublisher::new(opened.revision),
             metrics: Arc::new(Metrics::new()),
+            databases: Databases::new(Arc::clone(&opened.backend), config.snapshot_dir()),
         },
         workers,
     ));

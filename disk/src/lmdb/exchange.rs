@@ -6,21 +6,26 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use heed::{Env, PutFlags, RoTxn, RwTxn, WithoutTls};
 use kvorum_store::backend::{BackendError, Bucket};
 use kvorum_store::keyspace::meta;
 
 use super::{BucketDatabase, Generation, LmdbOptions, backend_error, open_databases, open_environment};
-use crate::DiskError;
 use crate::bolt::{BoltError, BoltFile, BoltWriter, Walk};
 use crate::file::{RealFileSystem, create_durable_directories};
+use crate::{DiskError, File, FileSystem, OpenMode};
 
 /// Keys and values written in one transaction while a file is taken in.
 const IMPORT_TRANSACTION_BYTES: usize = 4 << 20;
 
 /// Keys and values read from the memory map before it is given back. The system maps up to 16 pages around each one.
 const MAPPED_BYTES_MAX: usize = 2 << 20;
+
+/// Transactions of an import between two times that the memory map is given back. Each touches the pages that lead to the
+/// end of the tree.
+const IMPORT_TRANSACTIONS_MAPPED_MAX: usize = 32;
 
 /// What the records of `other` begin with.
 const BEGIN: u8 = 1;
@@ -34,6 +39,8 @@ pub enum ExchangeError {
     File(BoltError),
     /// The file is well, but holds what this backend cannot.
     Unstorable(String),
+    /// The caller said that it is no longer wanted.
+    Cancelled,
 }
 
 impl From<BackendError> for ExchangeError {
@@ -60,6 +67,7 @@ impl fmt::Display for ExchangeError {
             Self::Backend(error) => write!(formatter, "{error}"),
             Self::File(error) => write!(formatter, "{error}"),
             Self::Unstorable(reason) => formatter.write_str(reason),
+            Self::Cancelled => formatter.write_str("cancelled"),
         }
     }
 }
@@ -83,17 +91,48 @@ impl Generation {
     /// Writes everything into a fresh bbolt file, as it was at one commit. The read transaction is open for as long as
     /// the writing takes. With `sync` the file is durable afterwards; its name is the caller's affair.
     pub fn write_bolt(&self, target: &Path, sync: bool) -> Result<Exported, ExchangeError> {
+        let writer = BoltWriter::create(&RealFileSystem, target)?;
+        self.write_into(writer, sync, &|| false).map(|(_, exported)| exported)
+    }
+
+    /// The same into a file without a name, which is gone when it is dropped, whatever happens. `cancelled` is asked often.
+    /// The folder should be one whose files with names that begin with `tmp` are removed at start (see
+    /// [`crate::incoming`]): the file has one for a moment.
+    pub fn write_bolt_unnamed(
+        &self,
+        folder: &Path,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(Box<dyn File>, Exported), ExchangeError> {
+        static CREATED: AtomicU64 = AtomicU64::new(0);
+        let number = CREATED.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("tmp-{}-{number}.db", std::process::id()));
+        let file = RealFileSystem.open(&path, OpenMode::CreateEmpty).map_err(DiskError::at("create", &path))?;
+        RealFileSystem.remove_file(&path).map_err(DiskError::at("remove", &path))?;
+        self.write_into(BoltWriter::over(file, &path), false, cancelled)
+    }
+
+    fn write_into(
+        &self,
+        mut writer: BoltWriter,
+        sync: bool,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(Box<dyn File>, Exported), ExchangeError> {
         let transaction = self.environment.read_txn().map_err(|error| self.error("read", error))?;
-        let mut writer = BoltWriter::create(&RealFileSystem, target)?;
-        self.visit_all(&transaction, &mut |step| match step {
-            Walk::Begin { name, sequence } => Ok(writer.begin_bucket(name, sequence)?),
-            Walk::Entry { key, value } => Ok(writer.put(key, value)?),
-            Walk::End => Ok(writer.end_bucket()?),
+        self.visit_all(&transaction, &mut |step| {
+            if cancelled() {
+                return Err(ExchangeError::Cancelled);
+            }
+            match step {
+                Walk::Begin { name, sequence } => Ok(writer.begin_bucket(name, sequence)?),
+                Walk::Entry { key, value } => Ok(writer.put(key, value)?),
+                Walk::End => Ok(writer.end_bucket()?),
+            }
         })?;
         let mut exported = self.position(&transaction)?;
         drop(transaction);
-        exported.file_bytes = writer.finish(sync)?;
-        Ok(exported)
+        let (file, file_bytes) = writer.finish_with_file(sync)?;
+        exported.file_bytes = file_bytes;
+        Ok((file, exported))
     }
 
     fn position(&self, transaction: &RoTxn<'_, WithoutTls>) -> Result<Exported, ExchangeError> {
@@ -184,6 +223,7 @@ pub fn import_bolt(file: &BoltFile, directory: &Path, options: LmdbOptions) -> R
         other,
         transaction: None,
         transaction_bytes: 0,
+        transactions_mapped: 0,
         bucket: None,
         depth: 0,
         records_of_other: 0,
@@ -218,6 +258,7 @@ struct Import<'e> {
     other: BucketDatabase,
     transaction: Option<RwTxn<'e>>,
     transaction_bytes: usize,
+    transactions_mapped: usize,
     /// The bucket that is open, if it is one of ours.
     bucket: Option<Bucket>,
     depth: usize,
@@ -290,7 +331,24 @@ impl Import<'_> {
         };
         database.put_with_flags(transaction, PutFlags::APPEND, key, value).map_err(fail)?;
         self.transaction_bytes += key.len() + value.len();
-        if self.transaction_bytes >= IMPORT_TRANSACTION_BYTES { self.commit() } else { Ok(()) }
+        if self.transaction_bytes < IMPORT_TRANSACTION_BYTES {
+            return Ok(());
+        }
+        self.commit()?;
+        self.transactions_mapped += 1;
+        if self.transactions_mapped < IMPORT_TRANSACTIONS_MAPPED_MAX {
+            return Ok(());
+        }
+        self.transactions_mapped = 0;
+        let transaction = self.environment.read_txn().map_err(fail)?;
+        let mut mapped = Mapped::default();
+        for record in [database.first(&transaction), database.last(&transaction)] {
+            if let Some((key, _)) = record.map_err(fail)? {
+                mapped.note(key);
+            }
+        }
+        mapped.release();
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), ExchangeError> {
