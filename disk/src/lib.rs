@@ -16,7 +16,7 @@ pub mod wal;
 pub use error::DiskError;
 pub use file::{File, FileSystem, OpenMode, RealFileSystem, create_durable_directories};
 pub use incoming::IncomingDatabase;
-pub use lmdb::{Generation, LmdbBackend, LmdbOptions};
+pub use lmdb::{ExchangeError, Exported, Generation, LmdbBackend, LmdbOptions, PreparedGeneration, RetiredGeneration};
 pub use snap::{SnapDirectory, SnapError, SnapshotFile};
 pub use wal::{
     Appended, HardState, Recovered, Repair, Wal, WalEntry, WalMetadata, WalOpenError, WalOptions, WalSnapshot,

@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod config;
 mod connection;
 pub mod core;
+mod database;
 pub mod embed;
 mod grpc;
 mod health;
