@@ -214,8 +214,7 @@ fn key_order(restored: &[Option<KeyEntry>]) -> Vec<usize> {
         bytes[..length].copy_from_slice(&rest[..length]);
         u64::from_be_bytes(bytes)
     };
-    let mut order: Vec<(u64, usize)> =
-        (0..restored.len()).map(|position| (digest(key(position)), position)).collect();
+    let mut order: Vec<(u64, usize)> = (0..restored.len()).map(|position| (digest(key(position)), position)).collect();
     order.sort_unstable_by(|a, b| {
         let by_key = || key(a.1).cmp(key(b.1));
         a.0.cmp(&b.0).then_with(by_key).then(a.1.cmp(&b.1))

@@ -124,7 +124,9 @@ fn a_slice_of_large_values_stays_small() {
     const SLICE_BYTES: usize = 10_000;
     // What one hold of the lock may copy, and a value that begins below it.
     const PIECE_BYTES_MAX: usize = 64 * 1024 + VALUE_BYTES + 100;
-    for (budget, old, sorted) in [(u64::MAX, false, false), (0, false, false), (u64::MAX, true, false), (0, false, true)] {
+    for (budget, old, sorted) in
+        [(u64::MAX, false, false), (0, false, false), (u64::MAX, true, false), (0, false, true)]
+    {
         let mut store = Harness::new(config(budget), Commits::Manual);
         for number in 0..40 {
             store.apply(put(format!("k{number:03}"), &"v".repeat(VALUE_BYTES))).expect("applied");

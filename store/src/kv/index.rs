@@ -147,10 +147,11 @@ impl Index {
                 let next = restored[*position].take().expect("a position comes once");
                 match &mut pending {
                     Some(entry) if entry.key() == next.key() => entry.succeed(next),
-                    _ => match pending.replace(next) {
-                        Some(complete) => return Some(complete),
-                        None => {}
-                    },
+                    _ => {
+                        if let Some(complete) = pending.replace(next) {
+                            return Some(complete);
+                        }
+                    }
                 }
             }
         });

@@ -81,7 +81,8 @@ impl KeyTable {
         // At its end a full chunk stays full: keys mostly come in rising order.
         let middle = if position == CHUNK_KEYS { CHUNK_KEYS } else { CHUNK_KEYS / 2 };
         let mut upper = chunk.split_off(middle);
-        let (half, position) = if position < middle { (&mut *chunk, position) } else { (&mut upper, position - middle) };
+        let (half, position) =
+            if position < middle { (&mut *chunk, position) } else { (&mut upper, position - middle) };
         half.reserve_exact(CHUNK_GROWTH_KEYS);
         half.insert(position, entry);
         if middle < CHUNK_KEYS {
@@ -169,7 +170,10 @@ impl KeyTable {
     }
 
     fn bound_of(&self, key: &[u8]) -> &[u8] {
-        self.chunks.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back().map_or(&[], |(bound, _)| bound)
+        self.chunks
+            .range::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
+            .next_back()
+            .map_or(&[], |(bound, _)| bound)
     }
 
     #[inline]
