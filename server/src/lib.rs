@@ -25,6 +25,7 @@ mod limits;
 pub mod log;
 mod mailbox;
 pub mod metrics;
+mod pings;
 mod services;
 mod socket;
 pub mod start;
