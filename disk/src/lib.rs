@@ -7,12 +7,14 @@
 
 mod error;
 pub mod file;
+pub mod incoming;
 pub mod lmdb;
 pub mod snap;
 pub mod wal;
 
 pub use error::DiskError;
 pub use file::{File, FileSystem, OpenMode, RealFileSystem, create_durable_directories};
+pub use incoming::IncomingDatabase;
 pub use lmdb::{Generation, LmdbBackend, LmdbOptions};
 pub use snap::{SnapDirectory, SnapError, SnapshotFile};
 pub use wal::{

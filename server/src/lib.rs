@@ -25,6 +25,7 @@ mod limits;
 pub mod log;
 mod mailbox;
 pub mod metrics;
+pub mod peer;
 mod services;
 mod socket;
 pub mod start;

@@ -18,7 +18,7 @@ use kvorum_disk::wal::{self, Recovered, Wal, WalMetadata, WalOptions, WalSnapsho
 use kvorum_disk::{DiskError, FileSystem, RealFileSystem, create_durable_directories};
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::{Member, conf_state_from_json};
-use kvorum_node::{Consensus, ConsensusConfig, HardState, LeaseTimers, LogEntry, RequestIds, Start};
+use kvorum_node::{Consensus, ConsensusConfig, HardState, LeaseTimers, LogEntry, MemberConfig, RequestIds, Start};
 use kvorum_store::{Backend, Restored, StoreConfig};
 use tracing::info;
 
@@ -54,6 +54,7 @@ pub struct Running {
     core: Arc<Core>,
     client_urls: Vec<Url>,
     raft: Option<JoinHandle<()>>,
+    log: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
     backend: Option<JoinHandle<()>>,
@@ -108,6 +109,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         core: Arc::clone(&core),
         client_urls,
         raft: None,
+        log: None,
         workers: Vec::new(),
         others: Vec::new(),
         backend: Some(spawn("backend", move || backend.run())?),
@@ -115,6 +117,8 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     };
     let raft_core = Arc::clone(&core);
     running.raft = Some(spawn("raft", move || raft_core.run_raft_thread())?);
+    let log_core = Arc::clone(&core);
+    running.log = Some(spawn("log", move || log_core.run_log_thread())?);
     let (limit, pause) = (clamp(config.compaction_batch_limit).max(1), config.compaction_sleep_interval);
     let compaction_core = Arc::clone(&core);
     running.others.push(spawn("compaction", move || background::run_compactions(&compaction_core, limit, pause))?);
@@ -163,11 +167,14 @@ impl Running {
 
     fn join(&mut self) {
         // A thread that panicked has said so; the others must still come to rest.
+        if let Some(log) = self.log.take() {
+            drop(log.join());
+        }
+        // The log thread ends only at a stop; if it ended otherwise, the rest must follow.
+        self.core.stop();
         if let Some(raft) = self.raft.take() {
             drop(raft.join());
         }
-        // The raft thread ends only at a stop; if it ended otherwise, the rest must follow.
-        self.core.stop();
         for thread in self.workers.drain(..).chain(self.others.drain(..)) {
             drop(thread.join());
         }
@@ -290,6 +297,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         quota_bytes: config.quota_backend_bytes,
         lease_ttl_seconds_min: i64::try_from(lease_ttl_milliseconds_min.div_ceil(1_000)).unwrap_or(i64::MAX),
         lease_checkpoint_persist: config.feature_gates.lease_checkpoint_persist,
+        learners_max: usize::try_from(config.max_learners).unwrap_or(0),
     };
     let snap = SnapDirectory::open(Arc::clone(&file_system), &snapshot_directory)
         .map_err(|error| StartError::new("snapshot files", error))?;
@@ -330,7 +338,16 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         member_id: start.metadata.node_id,
         cluster_id: start.metadata.cluster_id,
         revision: reader.revision(),
-        member: Member::new(consensus, writer, leases, Arc::clone(&ids), election),
+        member: Member::new(
+            consensus,
+            writer,
+            leases,
+            Arc::clone(&ids),
+            MemberConfig {
+                election_timeout_milliseconds: election,
+                request_timeout_milliseconds: 5_000 + 2 * election,
+            },
+        ),
         reader,
         wal: start.wal,
         ids,

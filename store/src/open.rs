@@ -36,6 +36,8 @@ pub struct StoreConfig {
     pub lease_ttl_seconds_min: i64,
     /// Whether checkpoints are persisted in a cluster older than 3.6 (a feature gate); later ones always do.
     pub lease_checkpoint_persist: bool,
+    /// Learners the cluster may have (`--max-learners`); all members should agree.
+    pub learners_max: usize,
 }
 
 /// A lease as the backend remembered it.

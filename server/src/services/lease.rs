@@ -138,6 +138,7 @@ async fn renew(worker: &Rc<Worker>, id: i64) -> Result<i64, Status> {
             Renewal::ClearCheckpointFirst => clear_checkpoint(core, id).await?,
             Renewal::Expired if core.is_stopping() => return Err(EtcdError::Stopped.into()),
             Renewal::Expired => drop(tokio::time::timeout(REVOCATION_CHECK, changed).await),
+            Renewal::Unconfirmed => linearize(core).await?,
             Renewal::NotLeader => return Err(EtcdError::NoLeader.into()),
         }
     }

@@ -14,7 +14,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::ResponseHeader;
-use kvorum_node::ReadIndex;
 
 use crate::core::Core;
 use crate::grpc::{MessageReader, Responder, Status};
@@ -114,29 +113,17 @@ pub fn header(core: &Core, revision: i64) -> Option<ResponseHeader> {
     })
 }
 
-/// How often a read index is asked for again while there is none.
-const READ_INDEX_RETRY: std::time::Duration = std::time::Duration::from_millis(10);
-
-/// Waits until a linearizable read may be served: this member knows a read index and has applied it.
+/// Waits until a linearizable read may be served: the leader is confirmed, and what it had committed is applied here.
 pub async fn linearize(core: &Core) -> Result<(), Status> {
-    let deadline = Instant::now() + core.config.request_timeout;
-    loop {
-        if is_linearized(core) {
-            return Ok(());
-        }
-        if core.is_stopping() {
-            return Err(EtcdError::Stopped.into());
-        }
-        if Instant::now() >= deadline {
-            return Err(EtcdError::Timeout.into());
-        }
-        tokio::time::sleep(READ_INDEX_RETRY).await;
+    if is_linearized(core) {
+        return Ok(());
     }
+    core.linearize().await.map_err(Status::from)
 }
 
 /// Whether a linearizable read may be served right now. A single member answers itself at once.
 fn is_linearized(core: &Core) -> bool {
-    matches!(core.read_index(), ReadIndex::At(index) if core.reader.applied_index() >= index)
+    core.state().is_linearized()
 }
 
 /// Runs a read that may touch the backend on the thread's reader pool.
