@@ -409,6 +409,11 @@ impl Consensus {
         self.raw.mut_store().release_before(first);
     }
 
+    /// Keeps at most this many applied entries in memory, for a simulation whose peers are to fall behind soon.
+    pub fn limit_log_window(&mut self, entries_max: usize) {
+        self.raw.mut_store().limit(entries_max);
+    }
+
     /// A range of entries, no longer in memory, that a slow peer needs: from the first, up to but without the second.
     pub fn wanted_entries(&self) -> Option<(u64, u64)> {
         self.raw.store().wanted()
