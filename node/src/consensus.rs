@@ -608,8 +608,13 @@ impl fences::LogView for RawNode<LogWindow> {
         self.raft.raft_log.committed
     }
 
+    fn current_term(&self) -> u64 {
+        self.raft.term
+    }
+
+    /// raft says 0 for an entry that its log no longer holds.
     fn term(&self, index: u64) -> Option<u64> {
-        self.raft.raft_log.term(index).ok()
+        self.raft.raft_log.term(index).ok().filter(|term| *term != 0)
     }
 }
 

@@ -356,9 +356,16 @@ impl World {
         }
         let seed = self.random.next();
         let (now, id) = (self.now, self.machines[machine].id);
-        self.machines[machine]
-            .boot(now, seed)
-            .map_err(|reason| Violation::new("a member starts again", format!("member {id:x} at {now}: {reason}")))?;
+        if let Err(reason) = self.machines[machine].boot(now, seed) {
+            if !reason.contains("simulated failure") {
+                let text = format!("member {id:x} at {now}: {reason}");
+                return Err(Violation::new("a member starts again", text));
+            }
+            // The disk failed again during the start; the operator tries later.
+            self.machines[machine].disk = self.machines[machine].disk.crash(seed);
+            self.after(500, Event::Restart { machine });
+            return Ok(());
+        }
         let start = self.machines[machine].start;
         self.trace("start", machine, start);
         let revision = self.running(machine).reader.revision();

@@ -26,7 +26,7 @@ use std::hash::{Hash, Hasher};
 use bytes::Bytes;
 
 use super::model::{Event, Interval, KeyValue, LeaseStep, Model, Plan, Reply, Request};
-use super::{History, Outcome, Time, Violation, WatchMessage};
+use super::{History, Outcome, Time, Violation, WatchMessage, WatchRecord};
 
 const GUARANTEE: &str = "linearizable";
 
@@ -82,6 +82,14 @@ pub fn check(history: &History) -> Result<Witness, Violation> {
     Search::new(history)?.run()
 }
 
+/// What a watch delivered of its keys: everything from one revision to another.
+struct Coverage<'h> {
+    interval: &'h Interval,
+    from: i64,
+    until: i64,
+    events: BTreeMap<i64, Vec<&'h Event>>,
+}
+
 /// A read that shows the store at a revision of its own.
 struct Snapshot<'h> {
     operation: usize,
@@ -99,6 +107,7 @@ struct Search<'h> {
     claims: BTreeMap<i64, usize>,
     /// What was seen to have happened at a revision.
     facts: BTreeMap<i64, Vec<Event>>,
+    coverages: Vec<Coverage<'h>>,
     /// For each key its lives, by their create revision: which version was seen at which revision.
     lives: HashMap<Bytes, BTreeMap<i64, BTreeMap<i64, i64>>>,
     snapshots: BTreeMap<i64, Vec<Snapshot<'h>>>,
@@ -165,6 +174,7 @@ impl<'h> Search<'h> {
             unknown: Vec::new(),
             claims: BTreeMap::new(),
             facts: BTreeMap::new(),
+            coverages: history.watches.iter().filter_map(coverage).collect(),
             lives: HashMap::new(),
             snapshots: BTreeMap::new(),
             doubted_leases: HashSet::new(),
@@ -432,7 +442,10 @@ impl<'h> Search<'h> {
     fn is_free(&self, position: &Position, plan: &Plan) -> bool {
         let revision = position.model.revision + 1;
         let has_place = revision <= self.last_revision && self.may_pass(position);
-        has_place && !self.claims.contains_key(&revision) && self.facts_allow(revision, plan)
+        has_place
+            && !self.claims.contains_key(&revision)
+            && self.facts_allow(revision, plan)
+            && self.coverages.iter().all(|coverage| coverage.allows(revision, plan))
     }
 
     /// A grant in the window that nobody needs to come later.
@@ -480,7 +493,10 @@ impl<'h> Search<'h> {
     /// Gives an operation or expiry its place. False if a snapshot of the new revision shows that it is the wrong one.
     fn place(&mut self, position: &mut Position, cause: Cause, plan: Plan) -> bool {
         if let Cause::Operation(operation) = cause {
-            position.latest_call = position.latest_call.max(self.history.operations[operation].call);
+            // What has no revision of its own may stand here only because it may stand anywhere.
+            if !plan.events.is_empty() || self.is_read(operation).is_some() {
+                position.latest_call = position.latest_call.max(self.history.operations[operation].call);
+            }
             position.placed_hash ^= mixed(operation as u64 + 1);
         }
         position.placed += 1;
@@ -656,6 +672,38 @@ impl<'h> Search<'h> {
         }
         witness
     }
+}
+
+impl Coverage<'_> {
+    /// Whether the watch would have delivered of this revision what it did deliver.
+    fn allows(&self, revision: i64, plan: &Plan) -> bool {
+        if revision < self.from || revision > self.until {
+            return true;
+        }
+        let delivered = self.events.get(&revision).map_or(&[][..], Vec::as_slice);
+        plan.events.iter().filter(|event| self.interval.contains(event.key())).eq(delivered.iter().copied())
+    }
+}
+
+fn coverage(record: &WatchRecord) -> Option<Coverage<'_>> {
+    let (_, WatchMessage::Created { revision }) = record.messages.first()? else { return None };
+    let from = if record.start_revision > 0 { record.start_revision } else { revision + 1 };
+    let mut coverage = Coverage { interval: &record.interval, from, until: 0, events: BTreeMap::new() };
+    for (_, message) in &record.messages {
+        match message {
+            WatchMessage::Events { events, more: false, .. } => {
+                for event in events {
+                    coverage.until = coverage.until.max(event.event.mod_revision());
+                    coverage.events.entry(event.event.mod_revision()).or_default().push(&event.event);
+                }
+            }
+            // A part of a revision tells no more than that.
+            WatchMessage::Events { more: true, .. } => return None,
+            WatchMessage::Progress { revision } => coverage.until = coverage.until.max(*revision),
+            WatchMessage::Created { .. } | WatchMessage::Canceled { .. } => {}
+        }
+    }
+    Some(coverage)
 }
 
 /// When somebody first knew of a revision.

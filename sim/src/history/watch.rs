@@ -183,7 +183,8 @@ impl Stream<'_> {
         let Some((revision, received)) = self.open.take() else { return Ok(()) };
         let wanted = self.count(revision);
         if received < wanted {
-            let text = format!("of revision {revision} came {received} of {wanted} events");
+            let write = self.witness.write(revision);
+            let text = format!("of revision {revision} came {received} of {wanted} events: {write:?}");
             return Err(self.violation("watch atomic", text));
         }
         self.next = Some(revision + 1);
