@@ -426,6 +426,10 @@ impl World {
             return Err(Violation::new("messages are well formed", format!("member {id:x} refused one {reason}")));
         }
         self.begin_write(machine)?;
+        if !self.is_alive(machine, start) {
+            // Its disk failed: what it was about to say is never heard.
+            return Ok(());
+        }
         self.send(machine, turn.messages);
         for message in turn.snapshots {
             self.send_snapshot(machine, message)?;
@@ -580,6 +584,8 @@ fn new_machine(id: u64, founders: &[BootstrapMember], random: &mut Random, optio
         founders: founders.to_vec(),
         value_budget_bytes: if random.chance(300) { 0 } else { 1 << 20 },
         window_entries: random.between(5, 60) as usize,
+        segment_bytes: 1 << random.between(11, 16),
+        files_kept: random.between(1, 4) as usize,
         checkpoint_interval: random.chance(500).then_some(1_000),
         forgets_tail: options.bug == Some(Bug::ForgottenTail),
     }

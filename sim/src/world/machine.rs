@@ -25,11 +25,8 @@ pub const ELECTION_TICKS: usize = 10;
 pub const ELECTION_MILLISECONDS: u64 = TICK_MILLISECONDS * ELECTION_TICKS as u64;
 const REQUEST_TIMEOUT_MILLISECONDS: u64 = 5_000 + 2 * ELECTION_MILLISECONDS;
 const CLUSTER_ID: u64 = 77;
-const LOG_FOLDER: &str = "/member/wal";
+pub const LOG_FOLDER: &str = "/member/wal";
 const SNAPSHOT_FOLDER: &str = "/member/snap";
-/// Small, so that segments are cut and purged within a run.
-const SEGMENT_BYTES: u64 = 16 * 1024;
-
 /// A snapshot that a peer sent, durable before raft hears of it.
 #[derive(Clone)]
 pub struct Staged {
@@ -56,6 +53,10 @@ pub struct Machine {
     pub founders: Vec<BootstrapMember>,
     pub value_budget_bytes: u64,
     pub window_entries: usize,
+    /// Small, so that segments are cut and purged within a run.
+    pub segment_bytes: u64,
+    /// Log segments and snapshot files that a purge leaves.
+    pub files_kept: usize,
     pub checkpoint_interval: Option<u64>,
     pub forgets_tail: bool,
 }
@@ -140,7 +141,7 @@ impl Machine {
     }
 
     fn open_log(&mut self, file_system: &Arc<dyn FileSystem>, snap: &SnapDirectory) -> Result<FoundLog, String> {
-        let options = WalOptions { segment_size_bytes: SEGMENT_BYTES, ..WalOptions::default() };
+        let options = WalOptions { segment_size_bytes: self.segment_bytes, ..WalOptions::default() };
         let directory = Path::new(LOG_FOLDER);
         if !Wal::exists(&**file_system, directory).map_err(text)? {
             let metadata = WalMetadata { node_id: self.id, cluster_id: CLUSTER_ID };

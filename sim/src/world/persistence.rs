@@ -10,7 +10,7 @@ use kvorum_node::{LogEntry, Persist, Role};
 use kvorum_store::backend::{Backend, Bucket, Operation};
 use kvorum_store::{CommitBatch, CompactionStep};
 
-use super::machine::{Running, Writing};
+use super::machine::{LOG_FOLDER, Running, Writing};
 use super::{Commit, Event, World};
 use crate::bug::Bug;
 use crate::history::Violation;
@@ -36,7 +36,7 @@ impl World {
             running.note_persist(persist);
             let term_before = persist.entries.first().and_then(|first| running.term_of(first.index - 1));
             self.note_entries(machine, &persist.entries, term_before.unwrap_or(0))?;
-            let skip_vote = self.has(Bug::VoteNotPersisted) && persist.entries.is_empty();
+            let skip_vote = self.has(Bug::VoteNotPersisted) && persist.entries.is_empty() && persist.snapshot.is_none();
             let running = self.running(machine);
             match write(running, persist, skip_vote) {
                 Ok(must_sync) => writing.must_sync |= must_sync,
@@ -152,8 +152,9 @@ impl World {
             self.trace("snapshot", machine, position.index);
             let disk = self.machines[machine].disk.clone();
             // What could not be removed is tried again after the next snapshot.
-            drop(wal::purge(&disk, Path::new("/member/wal"), 2));
-            drop(self.running(machine).snap.purge(2));
+            let kept = self.machines[machine].files_kept;
+            drop(wal::purge(&disk, Path::new(LOG_FOLDER), kept));
+            drop(self.running(machine).snap.purge(kept));
         }
         Ok(())
     }
