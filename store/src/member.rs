@@ -25,6 +25,21 @@ impl Member {
     pub fn from_json(context: &[u8]) -> Result<Self, String> {
         crate::keyspace::members::parse_value(context)
     }
+
+    /// The JSON of etcd's `membership.Member`: what a configuration change carries as its context.
+    pub fn to_json(&self) -> Vec<u8> {
+        crate::keyspace::members::value(self).into_vec()
+    }
+}
+
+/// Members as etcd lists them to its peers (`/members`), without the newline it ends the page with.
+pub fn members_to_json<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<u8> {
+    crate::keyspace::members::list(members)
+}
+
+/// Reads the answer of a peer to `/members`.
+pub fn members_from_json(json: &[u8]) -> Result<Vec<Member>, String> {
+    crate::keyspace::members::parse_list(json)
 }
 
 /// A downgrade of the cluster that is under way, or not.

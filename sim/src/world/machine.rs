@@ -191,13 +191,7 @@ impl Machine {
     ) -> Result<(Start, BTreeMap<u64, LogEntry>, (u64, u64)), String> {
         let anew = || match self.joins {
             false => Start::Bootstrap { members: self.founders.clone() },
-            true => Start::Restart {
-                hard_state: HardState::default(),
-                conf_state: raftpb::ConfState::default(),
-                snapshot: (0, 0),
-                entries: Vec::new(),
-                applied: 0,
-            },
+            true => Start::empty(),
         };
         let Some(recovered) = recovered else { return Ok((anew(), BTreeMap::new(), (0, 0))) };
         let state = recovered.hard_state;

@@ -75,19 +75,21 @@ impl World {
                 format!("member {id:x} wants a snapshot of {index} it never got"),
             ));
         };
-        let contents = staged.contents.snapshot();
-        self.machines[machine].backend = Arc::new(contents);
+        let contents = Arc::clone(&staged.contents);
         self.machines[machine].staged.retain(|staged, _| *staged >= index);
-        let opened = self.machines[machine].open_store();
-        let (writer, reader, restored) = opened.map_err(|reason| Violation::new("members go on", reason))?;
         let now = self.machines[machine].local_time(self.now);
-        let timers = machine::lease_timers(self.machines[machine].checkpoint_interval, &restored);
+        let checkpoint_interval = self.machines[machine].checkpoint_interval;
+        let backend = Arc::clone(&self.machines[machine].backend);
         let running = self.running(machine);
-        *running.member.writer() = writer;
-        running.member.replace_leases(now, timers);
-        running.reader = reader;
+        // A commit under way is dropped when it comes: it belongs to the store before.
         running.generation += 1;
         running.is_committing = false;
+        let restored = running.member.writer().restore(&*contents, || {
+            backend.replace(&contents);
+            Ok(())
+        });
+        let restored = restored.map_err(|error| Violation::new("members go on", format!("member {id:x}: {error}")))?;
+        running.member.replace_leases(now, machine::lease_timers(checkpoint_interval, &restored));
         self.report.snapshots_installed += 1;
         self.trace("installed", machine, index);
         let start = self.machines[machine].start;
