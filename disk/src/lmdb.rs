@@ -1,10 +1,17 @@
-//! The store's backend over LMDB: one database for each of etcd's buckets, etcd's keys and values inside.
+//! The store's backend over LMDB: one database for each of etcd's buckets, etcd's keys and values inside, and one for
+//! buckets that we do not know.
+//!
+//! [`generations`] says which folder is the live one and puts another in its place; [`exchange`] takes a bbolt file in and
+//! writes one out.
 //!
 //! Commits are synchronous, on the caller's thread. A read transaction sees the last commit; it must be short, since the
 //! file grows while an old one keeps freed pages from being used again. Nothing here knows what a key means.
 
+mod exchange;
+mod generations;
+
 use std::io;
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +25,9 @@ use parking_lot::{Mutex, RwLock};
 use crate::file::{RealFileSystem, available_bytes, create_durable_directories};
 use crate::{DiskError, FileSystem};
 
+pub use exchange::{ExchangeError, Exported, import_bolt};
+pub use generations::{PreparedGeneration, RetiredGeneration};
+
 /// Address space reserved for the file. Nothing is allocated; the file takes what it holds.
 pub const MAP_SIZE_BYTES_MAX: usize = 1 << 40;
 
@@ -27,8 +37,17 @@ pub const MAP_SIZE_BYTES_MIN: usize = 1 << 30;
 /// Read transactions that can be open at once, in all processes that have the file open.
 pub const READERS_MAX: u32 = 1024;
 
+/// A scan that saw at least as many bytes of values lets go of their mapped pages.
+const RELEASED_BYTES_MIN: usize = 64 * 1024;
+
+/// The largest page of the systems we run on.
+const PAGE_BYTES_MAX: usize = 64 * 1024;
+
 /// LMDB's name for the file in an environment's folder.
 const DATA_FILE: &str = "data.mdb";
+
+/// The database of buckets that are none of etcd's.
+const OTHER: &str = "other";
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LmdbOptions {
@@ -39,12 +58,18 @@ pub struct LmdbOptions {
 /// The backend. It holds the current [`Generation`]; another may take its place while readers are still in the old one.
 pub struct LmdbBackend {
     current: RwLock<Arc<Generation>>,
+    /// The folder of the first generation; later ones lie beside it.
+    directory: PathBuf,
+    options: LmdbOptions,
 }
 
 impl LmdbBackend {
-    /// Opens the environment in `directory`, creating it if it is not there.
+    /// Opens the newest environment of `directory` (see [`generations`]), creating the first if there is none, and removes
+    /// what an interrupted change of generations left.
     pub fn open(directory: &Path, options: LmdbOptions) -> Result<Self, BackendError> {
-        Ok(Self { current: RwLock::new(Arc::new(Generation::open(directory, options)?)) })
+        let newest = generations::settle(directory)?;
+        let current = RwLock::new(Arc::new(Generation::open(&newest, options)?));
+        Ok(Self { current, directory: directory.to_owned(), options })
     }
 
     /// The environment that new transactions use.
@@ -72,11 +97,32 @@ impl Backend for LmdbBackend {
     }
 
     fn size_bytes(&self) -> u64 {
-        self.generation().size_bytes.load(Ordering::Relaxed)
+        self.generation().size_bytes()
     }
 
     fn size_in_use_bytes(&self) -> u64 {
-        self.generation().size_in_use_bytes.load(Ordering::Relaxed)
+        self.generation().size_in_use_bytes()
+    }
+}
+
+impl Backend for Generation {
+    fn read(
+        &self,
+        action: &mut dyn FnMut(&dyn ReadTransaction) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        Generation::read(self, action)
+    }
+
+    fn commit(&self, batch: &CommitBatch) -> Result<(), BackendError> {
+        Generation::commit(self, batch)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Relaxed)
+    }
+
+    fn size_in_use_bytes(&self) -> u64 {
+        self.size_in_use_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -87,6 +133,8 @@ pub struct Generation {
     environment: Env<WithoutTls>,
     /// In the order of [`Bucket::ALL`].
     databases: Vec<BucketDatabase>,
+    other: BucketDatabase,
+    /// Where it lies now; LMDB needs no name after opening.
     directory: PathBuf,
     size_bytes: AtomicU64,
     size_in_use_bytes: AtomicU64,
@@ -109,11 +157,8 @@ impl Generation {
         environment.clear_stale_readers().map_err(fail)?;
 
         let mut transaction = environment.write_txn().map_err(fail)?;
-        let mut databases = Vec::with_capacity(Bucket::ALL.len());
-        for bucket in Bucket::ALL {
-            databases.push(open_database(&environment, &mut transaction, bucket).map_err(fail)?);
-        }
-        let size_in_use = size_in_use(&environment, &databases, &transaction).map_err(fail)?;
+        let (databases, other) = open_databases(&environment, &mut transaction).map_err(fail)?;
+        let size_in_use = size_in_use(&environment, &databases, other, &transaction).map_err(fail)?;
         transaction.commit().map_err(fail)?;
         if !options.unsafe_no_fsync {
             RealFileSystem
@@ -123,6 +168,7 @@ impl Generation {
         let generation = Self {
             environment,
             databases,
+            other,
             directory: directory.to_owned(),
             size_bytes: AtomicU64::new(0),
             size_in_use_bytes: AtomicU64::new(size_in_use),
@@ -169,7 +215,7 @@ impl Generation {
         for operation in &batch.operations {
             self.apply(&mut transaction, operation)?;
         }
-        let size_in_use = size_in_use(&self.environment, &self.databases, &transaction)?;
+        let size_in_use = size_in_use(&self.environment, &self.databases, self.other, &transaction)?;
         transaction.commit()?;
         Ok(size_in_use)
     }
@@ -226,9 +272,7 @@ fn create(directory: &Path, options: LmdbOptions) -> Result<(), BackendError> {
     let fail = |error| backend_error("create", &temporary, error);
     let environment = open_environment(&temporary, options).map_err(fail)?;
     let mut transaction = environment.write_txn().map_err(fail)?;
-    for bucket in Bucket::ALL {
-        open_database(&environment, &mut transaction, bucket).map_err(fail)?;
-    }
+    open_databases(&environment, &mut transaction).map_err(fail)?;
     transaction.commit().map_err(fail)?;
     environment.prepare_for_closing().wait();
     let (source, target) = (temporary.join(DATA_FILE), directory.join(DATA_FILE));
@@ -266,7 +310,7 @@ fn open_environment(directory: &Path, options: LmdbOptions) -> Result<Env<Withou
 #[allow(unsafe_code)]
 fn open_with_map_size(directory: &Path, options: LmdbOptions, map_size: usize) -> Result<Env<WithoutTls>, heed::Error> {
     let mut builder = EnvOpenOptions::new().read_txn_without_tls();
-    builder.map_size(map_size).max_readers(READERS_MAX).max_dbs(Bucket::ALL.len() as u32);
+    builder.map_size(map_size).max_readers(READERS_MAX).max_dbs(Bucket::ALL.len() as u32 + 1);
     if options.unsafe_no_fsync {
         // SAFETY: the flag gives up durability only, which is what the operator asked for.
         unsafe { builder.flags(EnvFlags::NO_SYNC) };
@@ -276,19 +320,27 @@ fn open_with_map_size(directory: &Path, options: LmdbOptions, map_size: usize) -
     unsafe { builder.open(directory) }
 }
 
-fn open_database(
+/// Opens those of all buckets, in their order, and the one for other buckets; absent ones are created.
+fn open_databases(
     environment: &Env<WithoutTls>,
     transaction: &mut RwTxn<'_>,
-    bucket: Bucket,
-) -> Result<BucketDatabase, heed::Error> {
-    let mut options = environment.database_options().types::<Bytes, Bytes>();
-    options.name(bucket.name()).flags(DatabaseFlags::empty()).create(transaction)
+) -> Result<(Vec<BucketDatabase>, BucketDatabase), heed::Error> {
+    let mut open = |name| {
+        let mut options = environment.database_options().types::<Bytes, Bytes>();
+        options.name(name).flags(DatabaseFlags::empty()).create(transaction)
+    };
+    let mut databases = Vec::with_capacity(Bucket::ALL.len());
+    for bucket in Bucket::ALL {
+        databases.push(open(bucket.name())?);
+    }
+    Ok((databases, open(OTHER)?))
 }
 
 /// The pages of all trees, and the two that describe them. Counts are kept by LMDB with each tree: nothing is walked.
 fn size_in_use(
     environment: &Env<WithoutTls>,
     databases: &[BucketDatabase],
+    other: BucketDatabase,
     transaction: &RoTxn<'_>,
 ) -> Result<u64, heed::Error> {
     const META_PAGES: usize = 2;
@@ -302,7 +354,7 @@ fn size_in_use(
     if let Some(names) = names {
         count(names.stat(transaction)?);
     }
-    for database in databases {
+    for database in databases.iter().chain([&other]) {
         count(database.stat(transaction)?);
     }
     Ok(pages as u64 * page_size)
@@ -346,14 +398,56 @@ impl ReadTransaction for Reader<'_> {
         let until = until.map_or(Bound::Unbounded, Bound::Excluded);
         let database = self.generation.database(bucket);
         let records = database.range(&self.transaction, &(from, until)).map_err(|error| self.error(error))?;
+        let mut seen = SeenPages::default();
         for record in records {
             let (key, value) = record.map_err(|error| self.error(error))?;
+            seen.add(value);
             if visit(key, value).is_break() {
                 break;
             }
         }
+        seen.release();
         Ok(())
     }
+}
+
+/// Where in the memory map the values of a scan lie. Mapped pages count as the process's memory for as long as nobody
+/// else needs it, and a walk over all revisions maps the whole file: so a scan lets go of what it has seen. The pages stay
+/// in the system's cache.
+#[derive(Default)]
+struct SeenPages {
+    /// Of addresses; empty if nothing was seen.
+    addresses: Range<usize>,
+    bytes: usize,
+}
+
+impl SeenPages {
+    fn add(&mut self, value: &[u8]) {
+        let begin = value.as_ptr().addr();
+        let end = begin + value.len();
+        let Range { start, end: until } = self.addresses;
+        self.addresses = if self.bytes == 0 { begin..end } else { start.min(begin)..until.max(end) };
+        self.bytes += value.len();
+    }
+
+    /// Short scans are not worth the system call.
+    #[cfg(target_os = "linux")]
+    #[allow(unsafe_code)]
+    fn release(self) {
+        if self.bytes < RELEASED_BYTES_MIN {
+            return;
+        }
+        let begin = self.addresses.start.next_multiple_of(PAGE_BYTES_MAX);
+        let length = (self.addresses.end & !(PAGE_BYTES_MAX - 1)).saturating_sub(begin);
+        // SAFETY: all values of a read transaction lie in the environment's one mapping, so everything between two of them
+        // does. It is a shared mapping of a file that nobody writes through: its pages come back as they are when they are
+        // touched again, by whomever.
+        // That memory could not be given back is no reason to fail a read.
+        unsafe { libc::madvise(std::ptr::without_provenance_mut(begin), length, libc::MADV_DONTNEED) };
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn release(self) {}
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use prost::Message as _;
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::database::Databases;
 use crate::ids::to_hex;
 use crate::limits::{
     BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PEER_INBOX_BYTES_MAX,
@@ -75,6 +76,7 @@ pub struct CoreParts {
     pub ids: Arc<RequestIds>,
     pub publisher: WatchPublisher,
     pub metrics: Arc<Metrics>,
+    pub databases: Databases,
 }
 
 pub struct Core {
@@ -83,6 +85,7 @@ pub struct Core {
     pub ids: Arc<RequestIds>,
     pub publisher: WatchPublisher,
     pub metrics: Arc<Metrics>,
+    pub databases: Databases,
     state: Mutex<Member<Waiter>>,
     log: Mutex<Wal>,
     queue: Mutex<Queue>,
@@ -118,6 +121,8 @@ pub struct Core {
     /// Tells renewals that wait for a revocation.
     pub leases_changed: Notify,
     backend_wanted: Wanted,
+    /// Tells those who wait for a commit of the backend.
+    backend_committed: Notify,
     pub compaction_wanted: Wanted,
     /// Tells physical compactions that steps were made durable.
     compaction_progress: Notify,
@@ -195,13 +200,14 @@ impl Wanted {
 
 impl Core {
     pub fn new(config: CoreConfig, parts: CoreParts, workers: usize) -> Self {
-        let CoreParts { member, reader, wal, ids, publisher, metrics } = parts;
+        let CoreParts { member, reader, wal, ids, publisher, metrics, databases } = parts;
         Self {
             config,
             reader,
             ids,
             publisher,
             metrics,
+            databases,
             state: Mutex::new(member),
             log: Mutex::new(wal),
             queue: Mutex::default(),
@@ -232,6 +238,7 @@ impl Core {
             became_ready: Condvar::new(),
             leases_changed: Notify::new(),
             backend_wanted: Wanted::default(),
+            backend_committed: Notify::new(),
             compaction_wanted: Wanted::default(),
             compaction_progress: Notify::new(),
         }
@@ -781,6 +788,20 @@ impl Core {
 
     pub fn note_backend_commit(&self) {
         self.backend_commits.fetch_add(1, Ordering::AcqRel);
+        self.backend_committed.notify_waiters();
+    }
+
+    /// Waits until the backend has everything that was applied before.
+    pub async fn wait_for_backend_commit(&self) {
+        // The next one to end may have begun before.
+        let wanted = self.backend_commits() + 2;
+        while !self.is_stopping() && self.backend_commits() < wanted {
+            let mut committed = std::pin::pin!(self.backend_committed.notified());
+            committed.as_mut().enable();
+            self.want_backend_commit();
+            // One that ended before the notification was enabled costs one interval, no more.
+            drop(tokio::time::timeout(COMPACTION_CHECK, committed).await);
+        }
     }
 
     pub fn backend_commits(&self) -> u64 {

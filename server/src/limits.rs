@@ -53,6 +53,9 @@ pub const STOP_GRACE_MILLISECONDS: u64 = 500;
 /// How long a peer may take to show which protocol it speaks.
 pub const PREFACE_SECONDS_MAX: u64 = 10;
 
+/// How long a client that was told to go may take to close its connection; grpc-go waits as long.
+pub const GO_AWAY_MILLISECONDS: u64 = 1000;
+
 /// Pause after a connection could not be accepted, mostly for want of descriptors.
 pub const ACCEPT_PAUSE_MILLISECONDS: u64 = 100;
 
@@ -106,3 +109,15 @@ pub const PEER_REMOTES_MAX: usize = 64;
 
 /// Threads of the transport for files and names.
 pub const PEER_BLOCKING_THREADS_MAX: usize = 4;
+
+/// Copies of the database that are written or sent to operators at once; a further one waits for its turn.
+pub const DATABASE_COPIES_MAX: usize = 4;
+
+/// Blob of one message of a snapshot, as in etcd.
+pub const SNAPSHOT_BLOB_BYTES: usize = 32 * 1024;
+
+/// Bytes of a database that are read at once while it is sent.
+pub const DATABASE_READ_BYTES: usize = 8 * SNAPSHOT_BLOB_BYTES;
+
+/// Pieces of [`DATABASE_READ_BYTES`] that wait for the client; the reading waits when there are so many.
+pub const DATABASE_PIECES_MAX: usize = 4;

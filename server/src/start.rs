@@ -19,6 +19,7 @@ use crate::background::{self, BackendThread};
 use crate::changes;
 use crate::config::{AutoCompaction, Config};
 use crate::core::{Core, CoreConfig, CoreParts, Peers};
+use crate::database::Databases;
 use crate::housekeeping::Housekeeping;
 use crate::links::Links;
 use crate::metrics::Metrics;
@@ -82,6 +83,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
             ids: opened.ids,
             publisher: WatchPublisher::new(opened.revision),
             metrics: Arc::new(Metrics::new()),
+            databases: Databases::new(Arc::clone(&opened.backend), config.snapshot_dir()),
         },
         worker_count(config),
     ));

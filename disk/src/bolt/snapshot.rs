@@ -21,6 +21,20 @@ pub fn has_digest(file_bytes: u64) -> bool {
     file_bytes % SECTOR_BYTES == DIGEST_BYTES as u64
 }
 
+/// The digest of bytes that come one after the other.
+#[derive(Clone, Default)]
+pub struct RunningDigest(Sha256);
+
+impl RunningDigest {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub fn finish(self) -> [u8; DIGEST_BYTES] {
+        self.0.finalize().into()
+    }
+}
+
 /// The SHA-256 of the first `count` bytes of a file.
 pub fn digest(file: &dyn File, path: &Path, count: u64) -> Result<[u8; DIGEST_BYTES], DiskError> {
     let mut hash = Sha256::new();

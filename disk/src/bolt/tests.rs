@@ -76,7 +76,8 @@ fn an_empty_file_has_its_buckets_and_the_least_pages() {
 #[test]
 fn deep_trees_and_long_values_come_back() {
     let file_system = SimulatedFileSystem::new();
-    let length = |number: u32| if number % 1_000 == 0 { 70_000 + number as usize } else { number as usize % 90 };
+    let length =
+        |number: u32| if number.is_multiple_of(1_000) { 70_000 + number as usize } else { number as usize % 90 };
     let buckets = Buckets::from([
         (b"key".to_vec(), numbered(30_000, |number| vec![number as u8; length(number)])),
         // Keys so long that a branch's page overflows too.

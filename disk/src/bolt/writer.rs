@@ -28,9 +28,14 @@ impl BoltWriter {
     /// Creates the file, or empties the one that is there.
     pub fn create(file_system: &dyn FileSystem, path: &Path) -> Result<Self, BoltError> {
         let file = file_system.open(path, OpenMode::CreateEmpty).map_err(DiskError::at("create", path))?;
+        Ok(Self::over(file, path))
+    }
+
+    /// Writes into an empty file that is open; the path is for errors.
+    pub fn over(file: Box<dyn File>, path: &Path) -> Self {
         let offset = META_PAGES * PAGE_BYTES as u64;
         let output = Output { file, path: path.to_owned(), offset, buffer: Vec::with_capacity(WRITE_BYTES) };
-        Ok(Self { output, trees: vec![Tree::new(Vec::new(), 0)] })
+        Self { output, trees: vec![Tree::new(Vec::new(), 0)] }
     }
 
     /// What is put from now on goes into this bucket, until [`Self::end_bucket`]. Buckets may lie in each other.
@@ -66,7 +71,12 @@ impl BoltWriter {
     }
 
     /// Writes what is still open, an empty freelist and the meta pages. Returns the file's length in bytes.
-    pub fn finish(mut self, sync: bool) -> Result<u64, BoltError> {
+    pub fn finish(self, sync: bool) -> Result<u64, BoltError> {
+        self.finish_with_file(sync).map(|(_, length)| length)
+    }
+
+    /// The same, and gives the file back.
+    pub fn finish_with_file(mut self, sync: bool) -> Result<(Box<dyn File>, u64), BoltError> {
         while self.trees.len() > 1 {
             self.end_bucket()?;
         }
@@ -88,7 +98,7 @@ impl BoltWriter {
         if sync {
             file.sync_all().map_err(DiskError::at("sync", &path))?;
         }
-        Ok(offset)
+        Ok((file, offset))
     }
 }
 

@@ -32,7 +32,7 @@ fn etcd_log() -> Vec<u8> {
 }
 
 fn small_segments() -> WalOptions {
-    WalOptions { segment_size_bytes: 4096, large_batch_bytes_min: 600, ..WalOptions::default() }
+    WalOptions { segment_size_bytes: 4096, large_batch_bytes_min: 600, small_batches_min: 1, ..WalOptions::default() }
 }
 
 fn create(disk: &SimulatedFileSystem, options: WalOptions) -> Wal {
@@ -173,6 +173,34 @@ fn only_what_raft_needs_must_be_synced() {
     assert!(must_sync(&[entry(1, 1, b"")], HardState { vote: 1, ..state }), "entries");
 }
 
+/// Of a busy log's batches some are small; space is zeroed again when it is no longer busy.
+#[test]
+fn nothing_is_zeroed_while_large_batches_come() {
+    let disk = SimulatedFileSystem::new();
+    let mut wal = create(&disk, WalOptions::default());
+    let (small, large) = (vec![1; 1000], vec![2; 100_000]);
+    let mut index = 0;
+    let mut append = |wal: &mut Wal, data: &[u8]| {
+        index += 1;
+        wal.append(&[entry(1, index, data)], None).unwrap();
+        wal.sync().unwrap();
+        wal.statistics().zeroed_bytes
+    };
+    let idle = append(&mut wal, &small);
+    assert!(idle > 0);
+    for _ in 0..20 {
+        for data in [&large, &small, &small] {
+            assert_eq!(append(&mut wal, data), idle);
+        }
+    }
+    let busy = (2..SMALL_BATCHES_MIN - 1).map(|_| append(&mut wal, &small)).max();
+    assert_eq!(busy, Some(idle));
+    assert!(append(&mut wal, &small) > idle);
+    drop(wal);
+    let (_, recovered) = open(&disk, WalOptions::default()).unwrap();
+    assert_eq!(recovered.entries.len() as u64, index);
+}
+
 #[test]
 fn full_segments_are_left_and_purged() {
     let disk = SimulatedFileSystem::new();
@@ -242,10 +270,34 @@ fn older_entries_are_read_while_the_log_is_written() {
 fn a_snapshot_beyond_the_commit_is_not_valid() {
     let disk = SimulatedFileSystem::new();
     let mut wal = create(&disk, WalOptions::default());
-    wal.append(&[entry(1, 1, b"")], Some(&HardState { term: 1, vote: 1, commit: 1 })).unwrap();
+    // Without any state there is no commit to go with it.
     wal.save_snapshot(&WalSnapshot { index: 5, term: 1, conf_state: Some(conf_state()) }).unwrap();
     let known = valid_snapshot_entries(&disk, &directory()).unwrap();
     assert_eq!(known, [WalSnapshot::default()]);
+}
+
+#[test]
+fn a_snapshot_brings_the_commit_it_needs_to_count() {
+    let disk = SimulatedFileSystem::new();
+    let mut wal = create(&disk, small_segments());
+    let mut index = 0;
+    // The commit index stays behind, as it does when it is written with the next entries only.
+    while names(&disk).len() < 4 {
+        index += 1;
+        let state = HardState { term: 1, vote: 1, commit: 1 };
+        wal.append(&[entry(1, index, &[1; 500])], (index == 1).then_some(&state)).unwrap();
+        wal.sync().unwrap();
+    }
+    let snapshot = WalSnapshot { index, term: 1, conf_state: Some(conf_state()) };
+    wal.save_snapshot(&snapshot).unwrap();
+    wal.release_to(index);
+    purge(&disk, &directory(), 1).unwrap();
+    drop(wal);
+    let disk = disk.crash(1);
+    let known = valid_snapshot_entries(&disk, &directory()).unwrap();
+    assert_eq!(known.last(), Some(&snapshot));
+    let (_, recovered) = Wal::open(Arc::new(disk), &directory(), &snapshot, small_segments()).unwrap();
+    assert_eq!(recovered.hard_state, HardState { term: 1, vote: 1, commit: index });
 }
 
 #[test]
