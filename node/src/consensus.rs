@@ -4,11 +4,11 @@
 mod convert;
 mod fences;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use kvorum_api::raftpb;
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 
 pub use self::convert::decode_conf_change;
@@ -222,7 +222,41 @@ impl Consensus {
         let mut message = Message { from: self.raw.raft.id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         message.set_entries(entries.into());
-        self.raw.step(message).is_ok()
+        self.step_proposal(message)
+    }
+
+    /// The raft crate parses configuration changes that a leader takes into its log, and refuses those whose kind its own
+    /// enum does not have. It makes nothing of what it parses, so it gets a stand-in to parse; the log and the messages
+    /// that it made of it get etcd's bytes back.
+    fn step_proposal(&mut self, mut message: Message) -> bool {
+        let is_change = |entry: &Entry| entry.get_entry_type() == EntryType::EntryConfChange;
+        if self.role() != Role::Leader || !message.entries.iter().any(is_change) {
+            return self.raw.step(message).is_ok();
+        }
+        let first = self.last_index() + 1;
+        let mut changes = BTreeMap::new();
+        for (entry, index) in message.mut_entries().iter_mut().zip(first..) {
+            if is_change(entry) {
+                changes.insert(index, std::mem::take(&mut entry.data));
+            }
+        }
+        if self.raw.step(message).is_err() {
+            return false;
+        }
+        let restore = |entry: &mut Entry| {
+            if is_change(entry)
+                && let Some(data) = changes.get(&entry.index)
+            {
+                entry.data = data.clone();
+            }
+        };
+        let unstable = &mut self.raw.raft.raft_log.unstable;
+        unstable.entries.iter_mut().for_each(restore);
+        unstable.entries_size = unstable.entries.iter().map(raft::util::entry_approximate_size).sum();
+        for message in &mut self.raw.raft.msgs {
+            message.mut_entries().iter_mut().for_each(restore);
+        }
+        true
     }
 
     /// Takes a message from a peer.
@@ -231,8 +265,12 @@ impl Consensus {
     /// The message is not one that a peer may send, and why; it is dropped, nothing changed.
     pub fn handle_message(&mut self, message: raftpb::Message) -> Result<(), String> {
         let kind = fences::check(&message, &self.raw)?;
+        let message = to_raft_message(message, kind);
         // What raft itself refuses (a stale term, a peer it does not know) is nothing to report.
-        drop(self.raw.step(to_raft_message(message, kind)));
+        match kind {
+            MessageType::MsgPropose => drop(self.step_proposal(message)),
+            _ => drop(self.raw.step(message)),
+        }
         self.keep_our_election_timeout();
         Ok(())
     }
@@ -542,6 +580,19 @@ impl Consensus {
         let spread = self.random.next() % self.election_ticks as u64;
         self.election_timeout_ticks = self.election_ticks + usize::try_from(spread).expect("less than election_ticks");
         self.raw.raft.set_randomized_election_timeout(self.election_timeout_ticks);
+    }
+}
+
+impl Start {
+    /// A member that joins a cluster: everything comes from the others.
+    pub fn empty() -> Self {
+        Self::Restart {
+            hard_state: HardState::default(),
+            conf_state: raftpb::ConfState::default(),
+            snapshot: (0, 0),
+            entries: Vec::new(),
+            applied: 0,
+        }
     }
 }
 

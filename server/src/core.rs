@@ -57,7 +57,9 @@ pub struct CoreConfig {
     pub member_id: u64,
     pub cluster_id: u64,
     pub heartbeat_interval: Duration,
+    pub election_timeout: Duration,
     pub request_timeout: Duration,
+    pub strict_reconfig_check: bool,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
     pub quota_bytes: Option<u64>,
@@ -96,12 +98,15 @@ pub struct Core {
     started: Instant,
     term: AtomicU64,
     leader: AtomicU64,
+    /// When the present leader was first seen.
+    leader_elected_milliseconds: AtomicU64,
     commit_index: AtomicU64,
     sync_microseconds: AtomicU64,
     backlog_operations: AtomicUsize,
     backend_size_bytes: AtomicU64,
     backend_in_use_bytes: AtomicU64,
     stopping: AtomicBool,
+    is_learner: AtomicBool,
     compactions_scheduled: AtomicU64,
     compactions_finished: AtomicU64,
     backend_commits: AtomicU64,
@@ -110,6 +115,9 @@ pub struct Core {
     stopped: watch::Sender<bool>,
     /// The leader's id, 0 while there is none.
     leader_seen: watch::Sender<u64>,
+    /// Whether clients are served, and who waits for it.
+    ready: Mutex<bool>,
+    became_ready: Condvar,
     /// Tells renewals that wait for a revocation.
     pub leases_changed: Notify,
     backend_wanted: Wanted,
@@ -153,6 +161,9 @@ pub trait Peers: Send + Sync {
 
     /// Members came, went or moved.
     fn membership_changed(&self);
+
+    /// For how long there has been a working connection with the member; `None` while there is none.
+    fn up_milliseconds(&self, member_id: u64) -> Option<u64>;
 }
 
 /// Whether the one who steps holds the log and writes what raft wants written.
@@ -206,18 +217,22 @@ impl Core {
             started: Instant::now(),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
+            leader_elected_milliseconds: AtomicU64::new(0),
             commit_index: AtomicU64::new(0),
             sync_microseconds: AtomicU64::new(0),
             backlog_operations: AtomicUsize::new(0),
             backend_size_bytes: AtomicU64::new(0),
             backend_in_use_bytes: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            is_learner: AtomicBool::new(false),
             compactions_scheduled: AtomicU64::new(0),
             compactions_finished: AtomicU64::new(0),
             backend_commits: AtomicU64::new(0),
             failure: OnceLock::new(),
             stopped: watch::Sender::new(false),
             leader_seen: watch::Sender::new(0),
+            ready: Mutex::new(false),
+            became_ready: Condvar::new(),
             leases_changed: Notify::new(),
             backend_wanted: Wanted::default(),
             backend_committed: Notify::new(),
@@ -292,7 +307,46 @@ impl Core {
 
     /// Joins the member to its peers, once, before its threads start.
     pub fn set_peers(&self, peers: Arc<dyn Peers>) {
+        self.note_membership();
         assert!(self.peers.set(peers).is_ok(), "peers are set once");
+    }
+
+    /// Whether this member has no vote yet.
+    pub fn is_learner(&self) -> bool {
+        self.is_learner.load(Ordering::Relaxed)
+    }
+
+    fn note_membership(&self) {
+        let membership = self.reader.members();
+        let learner = membership.members.get(&self.config.member_id).is_some_and(|member| member.is_learner);
+        self.is_learner.store(learner, Ordering::Relaxed);
+    }
+
+    pub fn peer_up_milliseconds(&self, member_id: u64) -> Option<u64> {
+        self.peers.get()?.up_milliseconds(member_id)
+    }
+
+    /// What a request is told that began at `began` (see [`Self::now`]) and whose time is over, as etcd tells it: whether
+    /// a leader was lost meanwhile, or the connection to it, or neither.
+    pub fn timeout_error(&self, began: u64) -> EtcdError {
+        let elected = self.leader_elected_milliseconds.load(Ordering::Relaxed);
+        let two_timeouts = 2 * u64::try_from(self.config.election_timeout.as_millis()).unwrap_or(u64::MAX / 2);
+        if began > elected.saturating_sub(two_timeouts) && began < elected {
+            return EtcdError::TimeoutDueToLeaderFail;
+        }
+        let Some(peers) = self.peers.get() else { return EtcdError::Timeout };
+        let up_since = |id| peers.up_milliseconds(id).is_some_and(|up| up >= self.now().saturating_sub(began));
+        let connected = match self.leader() {
+            0 => true,
+            leader if leader == self.config.member_id => {
+                let members = self.reader.members();
+                let voters = members.voters().count();
+                let up = members.voters().filter(|member| member.id == leader || up_since(member.id)).count();
+                up > voters / 2
+            }
+            leader => up_since(leader),
+        };
+        if connected { EtcdError::Timeout } else { EtcdError::TimeoutDueToConnectionLost }
     }
 
     /// Waits until a linearizable read may be served.
@@ -321,10 +375,11 @@ impl Core {
     pub async fn submit(&self, id: u64, data: Bytes) -> Result<kvorum_store::Applied, EtcdError> {
         let (sender, receiver) = oneshot::channel();
         self.enqueue(std::iter::once(Proposal { id, data, waiter: Waiter::Channel(sender) }));
+        let began = self.now();
         match tokio::time::timeout(self.config.request_timeout, receiver).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(EtcdError::Stopped),
-            Err(_) => Err(EtcdError::Timeout),
+            Err(_) => Err(self.timeout_error(began)),
         }
     }
 
@@ -547,10 +602,11 @@ impl Core {
         if turn.leader_changed {
             self.note_leader_change();
         }
-        if turn.membership_changed
-            && let Some(peers) = self.peers.get()
-        {
-            peers.membership_changed();
+        if turn.membership_changed {
+            self.note_membership();
+            if let Some(peers) = self.peers.get() {
+                peers.membership_changed();
+            }
         }
         if turn.space_exceeded {
             let (id, data) = self.state.lock().number(self.no_space_request());
@@ -584,6 +640,7 @@ impl Core {
         if leader == 0 {
             tracing::info!(term, "the cluster has no leader");
         } else {
+            self.leader_elected_milliseconds.store(self.now(), Ordering::Relaxed);
             tracing::info!(leader = %to_hex(leader), term, "elected leader");
         }
         self.leader_seen.send_replace(leader);
@@ -761,6 +818,21 @@ impl Core {
         self.failure.get().map(String::as_str)
     }
 
+    /// Clients are served from now on.
+    pub fn set_ready(&self) {
+        *self.ready.lock() = true;
+        self.became_ready.notify_all();
+    }
+
+    /// Waits until clients are served; false if the member stops before.
+    pub fn wait_until_ready(&self) -> bool {
+        let mut ready = self.ready.lock();
+        while !*ready && !self.is_stopping() {
+            self.became_ready.wait(&mut ready);
+        }
+        *ready
+    }
+
     /// The leader's id as it changes, 0 while there is none.
     pub fn watch_leader(&self) -> watch::Receiver<u64> {
         self.leader_seen.subscribe()
@@ -784,6 +856,8 @@ impl Core {
         self.backend_wanted.set();
         self.compaction_wanted.set();
         self.stopped.send_replace(true);
+        drop(self.ready.lock());
+        self.became_ready.notify_all();
     }
 }
 

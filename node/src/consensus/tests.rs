@@ -334,3 +334,28 @@ fn what_would_stop_the_raft_crate_is_refused() {
     cluster.propose(1, 1);
     assert_eq!(cluster.applied[0], cluster.applied[1]);
 }
+
+#[test]
+fn every_kind_of_change_of_etcds_can_be_proposed_anywhere() {
+    use raftpb::ConfChangeType::{
+        ConfChangeAddLearnerNode, ConfChangeAddNode, ConfChangeRemoveNode, ConfChangeUpdateNode,
+    };
+    let mut cluster = Cluster::new();
+    let kinds = [ConfChangeAddNode, ConfChangeRemoveNode, ConfChangeUpdateNode, ConfChangeAddLearnerNode];
+    for (id, kind) in [1, 2].into_iter().flat_map(|id| kinds.map(|kind| (id, kind))) {
+        let change = raftpb::ConfChange {
+            id: Some(77),
+            r#type: Some(kind as i32),
+            node_id: Some(9),
+            context: Some(Bytes::from_static(b"{}")),
+        };
+        let data = Bytes::from(change.encode_to_vec());
+        assert!(cluster.member(id).propose_conf_change(data.clone()), "{kind:?} at member {id}");
+        cluster.run();
+        let last = cluster.applied[0].last().expect("something is applied");
+        assert_eq!((last.kind, &last.data), (raftpb::EntryType::EntryConfChange, &data), "{kind:?} at member {id}");
+        for member in &mut cluster.members {
+            member.apply_conf_change(None).expect("a no-op");
+        }
+    }
+}

@@ -6,10 +6,12 @@
 
 mod grpc;
 mod instruments;
+mod peers;
 mod process;
 
 pub use grpc::{GrpcCode, GrpcMethod, GrpcMetrics};
 pub use instruments::{Counter, Gauge, Histogram};
+pub use peers::PeerMetrics;
 
 use instruments::{Page, labels};
 
@@ -45,7 +47,7 @@ pub const HEALTH_CHECKS: &[(&str, &str)] = &[
 ];
 
 /// Facts that label metrics and do not change often.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Labels {
     /// Hexadecimal, as etcd writes it.
     pub server_id: String,
@@ -53,6 +55,8 @@ pub struct Labels {
     pub cluster_version: Option<String>,
     /// Name, stage and state of each feature gate.
     pub feature_gates: Vec<(&'static str, &'static str, bool)>,
+    /// Of the other members.
+    pub peers: Vec<std::sync::Arc<PeerMetrics>>,
 }
 
 macro_rules! metrics {
@@ -218,6 +222,7 @@ impl Metrics {
         self.render_fields(&mut page);
         self.render_health_checks(&mut page);
         self.grpc.render(&mut page);
+        peers::render(&mut page, &facts.server_id, &facts.peers);
         process::render(&mut page);
         page.into_text()
     }

@@ -2,52 +2,32 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use kvorum_api::etcdserverpb::{HashKvResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 use kvorum_api::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
-use kvorum_store::Member;
-use kvorum_store::keyspace::members;
+use kvorum_store::{Member, members_to_json};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use super::contract::{LeaseRefusal, PromoteRefusal, Versions};
+use super::contract::LeaseRefusal;
 use super::http_client::{BodyError, collect};
 use super::identity::{self, CLUSTER_ID, CLUSTER_ID_MISMATCH};
 use super::serve::{Reply, answer, failure, with_cluster_id, wrong_method};
 use super::{READ_TIMEOUT, Shared};
+use crate::cluster::reconfiguration::promotion_refused_page;
+use crate::cluster::{DOWNGRADE_ENABLED_PATH, MEMBERS_PATH, VERSION_PATH};
 use crate::ids::to_hex;
 use crate::limits::{PEER_LEASE_REQUEST_BYTES_MAX, PEER_REQUEST_BYTES_MAX};
 
 const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/protobuf";
 
-pub const MEMBERS: &str = "/members";
 pub const PROMOTE_PREFIX: &str = "/members/promote/";
 pub const HASH_KV: &str = "/members/hashkv";
 pub const LEASES: &str = "/leases";
 pub const LEASES_INTERNAL: &str = "/leases/internal";
-pub const DOWNGRADE_ENABLED: &str = "/downgrade/enabled";
-pub const VERSION: &str = "/version";
-
-/// `/version`, in etcd's order.
-#[derive(Serialize, Deserialize)]
-pub struct VersionsJson {
-    #[serde(rename = "etcdserver", default)]
-    pub server: String,
-    #[serde(rename = "etcdcluster", default)]
-    pub cluster: String,
-    #[serde(rename = "storage", default)]
-    pub storage: String,
-}
-
-impl From<Versions> for VersionsJson {
-    fn from(versions: Versions) -> Self {
-        Self { server: versions.server, cluster: versions.cluster, storage: versions.storage }
-    }
-}
 
 /// What is asked of `/members/hashkv`.
 #[derive(Serialize, Deserialize)]
@@ -89,12 +69,12 @@ fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
 
 pub(crate) async fn respond(shared: &Arc<Shared>, request: &mut Request<Incoming>, path: &str) -> Reply {
     match path {
-        MEMBERS => members_page(shared, request.method()),
+        MEMBERS_PATH => members_page(shared, request.method()),
         HASH_KV => hash_kv_page(shared, request).await,
         LEASES | LEASES_INTERNAL => lease_page(shared, request, path).await,
-        DOWNGRADE_ENABLED => downgrade_page(shared, request.method()).await,
-        VERSION if request.method() != Method::GET => wrong_method(Some("GET")),
-        VERSION => answer(StatusCode::OK, JSON, json(&VersionsJson::from(shared.answers.versions()))),
+        DOWNGRADE_ENABLED_PATH => downgrade_page(shared, request.method()).await,
+        VERSION_PATH if request.method() != Method::GET => wrong_method(Some("GET")),
+        VERSION_PATH => answer(StatusCode::OK, JSON, json(&shared.answers.versions())),
         _ => match path.strip_prefix(PROMOTE_PREFIX) {
             Some(member) => promote_page(shared, request, member).await,
             None => failure(StatusCode::NOT_FOUND, "404 page not found"),
@@ -109,17 +89,11 @@ fn members_page(shared: &Shared, method: &Method) -> Reply {
     with_cluster_id(shared, answer(StatusCode::OK, JSON, members_json(&shared.answers.members())))
 }
 
-/// A list of members as Go's encoder writes it, with its newline.
-fn members_json(members: &[Member]) -> Bytes {
-    let mut text = vec![b'['];
-    for (index, member) in members.iter().enumerate() {
-        if index > 0 {
-            text.push(b',');
-        }
-        text.extend_from_slice(&members::value(member));
-    }
-    text.extend_from_slice(b"]\n");
-    text.into()
+/// With the newline that Go's encoder ends with.
+fn members_json(members: &[Member]) -> Vec<u8> {
+    let mut text = members_to_json(members);
+    text.push(b'\n');
+    text
 }
 
 async fn promote_page(shared: &Shared, request: &Request<Incoming>, member: &str) -> Reply {
@@ -134,18 +108,11 @@ async fn promote_page(shared: &Shared, request: &Request<Incoming>, member: &str
     let token = request.headers().get(AUTHORIZATION).and_then(|token| token.to_str().ok()).map(str::to_owned);
     let reply = match shared.answers.promote(id, token).await {
         Ok(members) => answer(StatusCode::OK, JSON, members_json(&members)),
-        Err(refusal) => {
-            let text = refusal.to_string();
-            tracing::warn!(member_id = to_hex(id).as_str(), error = text, "failed to promote a member");
-            match refusal {
-                PromoteRefusal::NotFound => failure(StatusCode::NOT_FOUND, &text),
-                PromoteRefusal::NotLearner | PromoteRefusal::LearnerNotReady => {
-                    failure(StatusCode::PRECONDITION_FAILED, &text)
-                }
-                PromoteRefusal::Timeout | PromoteRefusal::Other(_) => {
-                    answer(StatusCode::INTERNAL_SERVER_ERROR, JSON, r#"{"message":"Internal Server Error"}"#)
-                }
-            }
+        Err(error) => {
+            tracing::warn!(member_id = to_hex(id).as_str(), error = error.text(), "failed to promote a member");
+            let (status, text) = promotion_refused_page(error);
+            let status = StatusCode::from_u16(status).expect("a status between 100 and 999");
+            if status.is_server_error() { answer(status, JSON, text) } else { failure(status, text.trim_end()) }
         }
     };
     with_cluster_id(shared, reply)

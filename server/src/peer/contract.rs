@@ -5,9 +5,12 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::{HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use kvorum_api::raftpb;
 use kvorum_store::Member;
+
+use crate::cluster::versions::Versions;
 
 /// What the transport tells the member. Called on the `peers` thread, never while the transport holds a lock, and never
 /// from within a call into the transport. None of these may block.
@@ -51,8 +54,9 @@ pub trait PeerAnswers: Send + Sync + 'static {
     /// The remaining time of a lease, and its keys if asked for; as the leader (`/leases/internal`).
     fn lease_times(&self, request: LeaseTimeToLiveRequest) -> Answer<Result<LeaseTimeToLiveResponse, LeaseRefusal>>;
 
-    /// Makes a learner a voting member; gives the members after it (`/members/promote/`). `token` is the client's.
-    fn promote(&self, member_id: u64, token: Option<String>) -> Answer<Result<Vec<Member>, PromoteRefusal>>;
+    /// Makes a learner a voting member, as the leader; gives the members after it (`/members/promote/`). `token` is the
+    /// client's.
+    fn promote(&self, member_id: u64, token: Option<String>) -> Answer<Result<Vec<Member>, EtcdError>>;
 
     /// The hash of the store at a revision, 0 for the current one; the error is etcd's text ([`HASH_COMPACTED`],
     /// [`HASH_FUTURE`]).
@@ -67,17 +71,6 @@ pub const HASH_COMPACTED: &str = "mvcc: required revision has been compacted";
 
 /// The error text of [`PeerAnswers::hash_kv`] for a revision that is still to come.
 pub const HASH_FUTURE: &str = "mvcc: required revision is a future revision";
-
-/// The three versions of `/version`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Versions {
-    /// `3.7.1`.
-    pub server: String,
-    /// `3.7.0`, or `not_decided`.
-    pub cluster: String,
-    /// `3.7.0`, or `unknown`. Members before 3.6 do not tell.
-    pub storage: String,
-}
 
 /// Why a lease was not renewed or looked up. `Display` is etcd's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,30 +90,6 @@ impl std::fmt::Display for LeaseRefusal {
             Self::NotFound => "lease not found",
             Self::Timeout => "waiting for node to catch up its applied index has timed out",
             Self::NotPrimary => "not a primary lessor",
-            Self::Other(text) => text,
-        })
-    }
-}
-
-/// Why a learner was not promoted. `Display` is etcd's text on the peer port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PromoteRefusal {
-    NotFound,
-    NotLearner,
-    LearnerNotReady,
-    /// The request timed out.
-    Timeout,
-    /// Anything else: the peer that asked learns no more than that.
-    Other(String),
-}
-
-impl std::fmt::Display for PromoteRefusal {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::NotFound => "membership: ID not found",
-            Self::NotLearner => "membership: can only promote a learner member",
-            Self::LearnerNotReady => "etcdserver: can only promote a learner member which is in sync with leader",
-            Self::Timeout => "etcdserver: request timed out",
             Self::Other(text) => text,
         })
     }

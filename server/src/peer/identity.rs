@@ -3,8 +3,12 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use kvorum_store::Version;
+use kvorum_store::version::CLUSTER_VERSION_MAX;
+
 use super::PeerConfig;
 use crate::ETCD_VERSION;
+use crate::cluster::versions::CLUSTER_VERSION_MIN;
 use crate::ids::to_hex;
 use crate::urls::join;
 
@@ -15,8 +19,8 @@ pub const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 pub const RAFT_TO: HeaderName = HeaderName::from_static("x-raft-to");
 pub const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
 
-/// The oldest cluster this release can be part of.
-pub const MIN_CLUSTER: &str = "3.0.0";
+/// [`CLUSTER_VERSION_MIN`] as a header.
+const MIN_CLUSTER: &str = "3.0.0";
 
 pub const INCOMPATIBLE_VERSION: &str = "incompatible version";
 pub const CLUSTER_ID_MISMATCH: &str = "cluster ID mismatch";
@@ -25,7 +29,7 @@ pub const CLUSTER_ID_MISMATCH: &str = "cluster ID mismatch";
 const VERSION_UNSAID: &str = "2.0.0";
 
 /// The first release whose members offer both streams.
-const STREAMS_SINCE: (u64, u64) = (2, 1);
+const STREAMS_SINCE: Version = Version::of(2, 1);
 
 pub struct Identity {
     member_id: HeaderValue,
@@ -83,8 +87,8 @@ impl Identity {
             );
         };
         let reason = match (major_minor(server), major_minor(min_cluster)) {
-            (Some(remote), _) if Some(remote) < major_minor(MIN_CLUSTER) => Some("remote version is too low"),
-            (_, Some(needed)) if Some(needed) > major_minor(ETCD_VERSION) => Some("local version is too low"),
+            (Some(remote), _) if remote < CLUSTER_VERSION_MIN => Some("remote version is too low"),
+            (_, Some(needed)) if needed > CLUSTER_VERSION_MAX => Some("local version is too low"),
             (Some(_), Some(_)) => None,
             _ => Some("a version that is none"),
         };
@@ -127,26 +131,14 @@ fn version_or_unsaid<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     text(headers, name).filter(|version| !version.is_empty()).unwrap_or(VERSION_UNSAID)
 }
 
-/// The first two numbers of a semantic version, which must have three.
-fn major_minor(version: &str) -> Option<(u64, u64)> {
-    let plain = version.split(['-', '+']).next()?;
-    let mut numbers = plain.split('.').map(|number| number.parse::<u64>().ok());
-    let (major, minor, _patch) = (numbers.next()??, numbers.next()??, numbers.next()??);
-    numbers.next().is_none().then_some((major, minor))
+/// Major and minor, which are all that is compared.
+fn major_minor(version: &str) -> Option<Version> {
+    version.parse::<Version>().ok().map(|version| version.cluster())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_have_three_numbers() {
-        assert_eq!(major_minor("3.7.1"), Some((3, 7)));
-        assert_eq!(major_minor("3.7.0-rc.1+x"), Some((3, 7)));
-        for wrong in ["", "3", "3.7", "3.7.1.2", "a.b.c", "3..1", "-1.0.0"] {
-            assert_eq!(major_minor(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn identifiers_are_hexadecimal_without_a_sign() {

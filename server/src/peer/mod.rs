@@ -2,9 +2,9 @@
 //! the questions they have for each other. Wire-compatible with etcd 3.6 and 3.7.
 //!
 //! In reading order: what the member is asked and told ([`contract`]), the bytes of streams (`framing`), who a request
-//! is from and whether it may speak (`identity`), the queues (`outbox`), one other member (`remote`: its URLs, status,
-//! stream readers, pipeline, probes), databases (`snapshot`), the port (`serve`), and questions to other members
-//! ([`questions`]).
+//! is from and whether it may speak (`identity`), the queues (`outbox`), one other member (`remote`: its URLs, stream
+//! readers and pipeline; `status`, `probe`), databases (`snapshot`), the port (`serve`, `answers`), connections (`timed`,
+//! `http_client`), and questions to other members ([`questions`]).
 //!
 //! All input and output happens on one thread, `peers`. A caller is never blocked: sending fills bounded queues. Nothing
 //! here decides anything about consensus, and nothing from the network may make it panic or allocate without bound.
@@ -18,6 +18,7 @@ mod framing;
 mod http_client;
 mod identity;
 mod outbox;
+mod probe;
 pub mod questions;
 mod remote;
 mod serve;
@@ -41,12 +42,12 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-pub use contract::{Answer, LeaseRefusal, PeerAnswers, PeerEvents, PromoteRefusal, Versions};
+pub use contract::{Answer, LeaseRefusal, PeerAnswers, PeerEvents};
 pub use snapshot::SnapshotSource;
-pub use status::PeerStatistics;
 
 use crate::ids::to_hex;
 use crate::limits::{PEER_BLOCKING_THREADS_MAX, PEER_REMOTES_MAX};
+use crate::metrics::PeerMetrics;
 use crate::urls::{Url, parse_many};
 use identity::Identity;
 use remote::Remote;
@@ -259,7 +260,8 @@ impl PeerTransport {
         }
     }
 
-    /// Sends a `MsgSnap` and the database behind it. The outcome comes as [`PeerEvents::snapshot_sent`], always.
+    /// Sends a `MsgSnap` and the database behind it. The outcome comes as [`PeerEvents::snapshot_sent`], always, unless
+    /// the transport is stopped or the member removed meanwhile.
     pub fn send_snapshot(&self, message: raftpb::Message, database: SnapshotSource) {
         let peer = self.shared.peer(message.to());
         let shared = Arc::clone(&self.shared);
@@ -285,9 +287,9 @@ impl PeerTransport {
         self.shared.members.read().peers.values().filter(|peer| peer.status.active_since().is_some()).count()
     }
 
-    /// What went to and came from each member, for the metrics.
-    pub fn statistics(&self) -> Vec<PeerStatistics> {
-        self.shared.members.read().peers.values().map(|peer| peer.status.statistics()).collect()
+    /// What went to and came from each member.
+    pub fn metrics(&self) -> Vec<Arc<PeerMetrics>> {
+        self.shared.members.read().peers.values().map(|peer| Arc::clone(&peer.status.metrics)).collect()
     }
 
     /// Ends all traffic and the thread. What is queued is lost, as it may be at any time.

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -113,6 +112,11 @@ impl Outbox {
         Offer::Taken
     }
 
+    #[cfg(test)]
+    pub fn is_attached(&self) -> bool {
+        self.state.lock().reader.is_some()
+    }
+
     /// Ends the stream, if there is one.
     pub fn close(&self) {
         self.state.lock().detach();
@@ -165,7 +169,7 @@ pub struct OutgoingStream {
 impl OutgoingStream {
     fn report_lost(&self, messages: usize) {
         if messages > 0 {
-            self.status.sent_failures.fetch_add(messages as u64, Ordering::Relaxed);
+            self.status.metrics.sent_failures.add(messages as u64);
             self.shared.reports.unreachable(self.member_id);
         }
     }
@@ -216,7 +220,7 @@ impl Body for OutgoingStream {
         if buffer.is_empty() {
             return Poll::Pending;
         }
-        self.status.sent_bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        self.status.metrics.sent_bytes.add(buffer.len() as u64);
         Poll::Ready(Some(Ok(Frame::data(buffer.freeze()))))
     }
 }

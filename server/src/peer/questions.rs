@@ -13,14 +13,15 @@ use kvorum_api::etcdserverpb::{
     ResponseHeader,
 };
 use kvorum_api::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
-use kvorum_store::Member;
 use prost::Message as _;
-use serde_json::value::RawValue;
 
-use super::answers::{self, HashKvJson, HashKvQuestion, VersionsJson};
-use super::contract::{HASH_COMPACTED, HASH_FUTURE, LeaseRefusal, PromoteRefusal, Versions};
+use super::answers::{self, HashKvJson, HashKvQuestion};
+use super::contract::{HASH_COMPACTED, HASH_FUTURE, LeaseRefusal};
 use super::http_client::{Connection, collect, request};
 use super::identity::{self, CLUSTER_ID, CLUSTER_ID_MISMATCH};
+use crate::cluster::reconfiguration::{Promotion, read_promotion_page};
+use crate::cluster::versions::Versions;
+use crate::cluster::{DOWNGRADE_ENABLED_PATH, MEMBERS_PATH, PeerMembers, Peers, VERSION_PATH, parse_bool};
 use crate::limits::PEER_ANSWER_BYTES_MAX;
 use crate::urls::Url;
 
@@ -54,14 +55,6 @@ pub enum LeaseUnanswered {
     Unanswered(Unanswered),
 }
 
-/// Why a member was not promoted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PromoteUnanswered {
-    /// The leader refused.
-    Refused(PromoteRefusal),
-    Unanswered(Unanswered),
-}
-
 /// Why there is no hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashUnanswered {
@@ -71,39 +64,46 @@ pub enum HashUnanswered {
     Unanswered(Unanswered),
 }
 
-/// The members as another member knows them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteMembers {
-    pub cluster_id: u64,
-    pub members: Vec<Member>,
-}
-
 /// `/members`. A list without members is an answer: the caller decides what it means.
-pub async fn members_of(url: &Url, deadline: Duration) -> Result<RemoteMembers, Unanswered> {
-    let answer = ask(url, Question::get(answers::MEMBERS), deadline).await?;
+pub async fn members_of(url: &Url, deadline: Duration) -> Result<PeerMembers, Unanswered> {
+    let answer = ask(url, Question::get(MEMBERS_PATH), deadline).await?;
     // etcd does not look at the status either: what is no list of members is no answer.
-    let members = parse_members(&answer.body)?;
-    let cluster = identity::text(&answer.headers, &CLUSTER_ID).unwrap_or_default();
-    let cluster_id = identity::parse_id(cluster);
-    let cluster_id = cluster_id.ok_or_else(|| Unanswered::Unclear(format!("no cluster ID: {cluster:?}")))?;
-    Ok(RemoteMembers { cluster_id, members })
+    let cluster_id = identity::text(&answer.headers, &CLUSTER_ID).unwrap_or_default();
+    PeerMembers::read(cluster_id, &answer.body).map_err(Unanswered::Unclear)
 }
 
 /// `/version`.
 pub async fn version_of(url: &Url, deadline: Duration) -> Result<Versions, Unanswered> {
-    let answer = ask(url, Question::get(answers::VERSION), deadline).await?;
-    let versions: VersionsJson = serde_json::from_slice(&answer.body).map_err(unclear)?;
-    Ok(Versions { server: versions.server, cluster: versions.cluster, storage: versions.storage })
+    let answer = ask(url, Question::get(VERSION_PATH), deadline).await?;
+    Versions::from_json(&answer.body).map_err(Unanswered::Unclear)
 }
 
 /// `/downgrade/enabled`.
 pub async fn downgrade_enabled(url: &Url, deadline: Duration) -> Result<bool, Unanswered> {
-    let answer = ask(url, Question::get(answers::DOWNGRADE_ENABLED), deadline).await?;
-    match &answer.body[..] {
-        b"true" => Ok(true),
-        b"false" => Ok(false),
-        _ => Err(Unanswered::Unclear(answer.text())),
+    let answer = ask(url, Question::get(DOWNGRADE_ENABLED_PATH), deadline).await?;
+    parse_bool(&String::from_utf8_lossy(&answer.body)).map_err(Unanswered::Unclear)
+}
+
+/// Asks members over the network for what a cluster is formed and its version agreed on with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HttpPeers;
+
+impl Peers for HttpPeers {
+    async fn members_of(&self, url: &str, timeout: Duration) -> Result<PeerMembers, String> {
+        members_of(&parse(url)?, timeout).await.map_err(|unanswered| unanswered.to_string())
     }
+
+    async fn versions_of(&self, url: &str, timeout: Duration) -> Result<Versions, String> {
+        version_of(&parse(url)?, timeout).await.map_err(|unanswered| unanswered.to_string())
+    }
+
+    async fn downgrade_enabled_of(&self, url: &str, timeout: Duration) -> Result<bool, String> {
+        downgrade_enabled(&parse(url)?, timeout).await.map_err(|unanswered| unanswered.to_string())
+    }
+}
+
+fn parse(url: &str) -> Result<Url, String> {
+    Url::parse(url).map_err(|error| error.to_string())
 }
 
 /// Renews a lease at the leader, asking its URLs one after another; gives the time to live in seconds. The deadline is
@@ -133,33 +133,20 @@ pub async fn lease_times(
     times.ok_or_else(|| LeaseUnanswered::Unanswered(unclear("lease: TTL id mismatch")))
 }
 
-/// Asks the leader to make a learner a voting member; gives the members after it. `token` is the client's.
+/// Asks the leader to make a learner a voting member. `token` is the client's.
 pub async fn promote(
     url: &Url,
     member_id: u64,
     token: Option<&str>,
     deadline: Duration,
-) -> Result<Vec<Member>, PromoteUnanswered> {
+) -> Result<Promotion, Unanswered> {
     let path = format!("{}{member_id}", answers::PROMOTE_PREFIX);
     let mut question = Question { method: Method::POST, ..Question::get(&path) };
     if let Some(Ok(token)) = token.map(HeaderValue::from_str) {
         question.headers.insert(AUTHORIZATION, token);
     }
-    let answer = ask(url, question, deadline).await.map_err(PromoteUnanswered::Unanswered)?;
-    let text = answer.text();
-    let refused = |refusal| Err(PromoteUnanswered::Refused(refusal));
-    match answer.status {
-        StatusCode::OK => parse_members(&answer.body).map_err(PromoteUnanswered::Unanswered),
-        StatusCode::REQUEST_TIMEOUT => refused(PromoteRefusal::Timeout),
-        StatusCode::NOT_FOUND => refused(PromoteRefusal::NotFound),
-        // Two reasons share one status.
-        StatusCode::PRECONDITION_FAILED => {
-            let known = [PromoteRefusal::LearnerNotReady, PromoteRefusal::NotLearner];
-            let found = known.into_iter().find(|known| text.contains(&known.to_string()));
-            refused(found.unwrap_or_else(|| PromoteRefusal::Other(format!("member promote: unknown error({text})"))))
-        }
-        _ => refused(PromoteRefusal::Other(format!("member promote: unknown error({text})"))),
-    }
+    let answer = ask(url, question, deadline).await?;
+    Ok(read_promotion_page(answer.status.as_u16(), &answer.body))
 }
 
 /// The hash of another member's store at a revision.
@@ -263,11 +250,6 @@ async fn ask(url: &Url, question: Question<'_>, deadline: Duration) -> Result<An
         }
         Ok(Ok(answered)) => Ok(answered),
     }
-}
-
-fn parse_members(body: &[u8]) -> Result<Vec<Member>, Unanswered> {
-    let members: Vec<&RawValue> = serde_json::from_slice(body).map_err(unclear)?;
-    members.into_iter().map(|member| Member::from_json(member.get().as_bytes()).map_err(unclear)).collect()
 }
 
 fn unclear(error: impl fmt::Display) -> Unanswered {

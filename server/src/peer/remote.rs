@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +21,7 @@ use super::http_client::{self, Connection, collect, next_piece, request};
 use super::identity::{self, CLUSTER_ID_MISMATCH, INCOMPATIBLE_VERSION};
 use super::outbox::{Offer, Outbox, Queue};
 use super::status::PeerStatus;
-use super::{DIAL_INTERVAL, READ_TIMEOUT, Shared, SnapshotSource, WRITE_TIMEOUT, snapshot};
+use super::{DIAL_INTERVAL, READ_TIMEOUT, Shared, SnapshotSource, WRITE_TIMEOUT, probe, snapshot};
 use crate::ids::to_hex;
 use crate::limits::{PEER_PIPELINE_CONNECTIONS, PEER_PIPELINE_MESSAGES_MAX, PEER_REQUEST_BYTES_MAX};
 use crate::urls::Url;
@@ -33,15 +32,12 @@ const POST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two lines of the log about dropped messages to one member.
 const DROP_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// etcd's: below the read timeout, so that the connection lives.
-const PROBE_INTERVAL: Duration = Duration::from_secs(4);
-
 /// The body with which a member refuses the messages of one that was removed.
 const REMOVED_TEXT: &str = "removed member";
 
 pub(crate) struct Remote {
     member_id: u64,
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
     urls: Mutex<Picker>,
     pub status: Arc<PeerStatus>,
     /// `None` for a member that is not known yet.
@@ -80,7 +76,7 @@ impl Remote {
         for kind in StreamKind::ALL {
             tasks.push(shared.runtime.spawn(Arc::clone(&remote).read_stream(kind)).abort_handle());
         }
-        tasks.push(shared.runtime.spawn(Arc::clone(&remote).probe()).abort_handle());
+        tasks.push(shared.runtime.spawn(probe::run(Arc::clone(&remote))).abort_handle());
         remote.tasks.lock().extend(tasks);
         tracing::info!(remote_peer_id = remote.status.hex(), "started remote peer");
         remote
@@ -164,7 +160,7 @@ impl Remote {
     }
 
     fn note_drop(&self, kind: MessageType, queue: &str) {
-        self.status.sent_failures.fetch_add(1, Ordering::Relaxed);
+        self.status.metrics.sent_failures.add(1);
         self.shared.reports.unreachable(self.member_id);
         let dropped = {
             let mut drops = self.drops.lock();
@@ -187,12 +183,12 @@ impl Remote {
         );
     }
 
-    fn pick_url(&self) -> Url {
+    pub fn pick_url(&self) -> Url {
         let picker = self.urls.lock();
         picker.urls[picker.picked].clone()
     }
 
-    fn url_failed(&self, url: &Url) {
+    pub fn url_failed(&self, url: &Url) {
         let mut picker = self.urls.lock();
         if picker.urls[picker.picked] == *url {
             picker.picked = (picker.picked + 1) % picker.urls.len();
@@ -289,11 +285,11 @@ impl Remote {
     async fn decode_stream(&self, kind: StreamKind, mut body: Incoming) -> io::Result<()> {
         let mut decoder = Decoder::new(kind, self.shared.config.member_id, self.member_id);
         while let Some(piece) = next_piece(&mut body, READ_TIMEOUT).await? {
-            self.status.received_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            self.status.metrics.received_bytes.add(piece.len() as u64);
             decoder.push(&piece);
             while let Some(message) = decoder.next().map_err(io::Error::other)? {
                 if self.shared.deliver(message).is_err() {
-                    self.status.received_failures.fetch_add(1, Ordering::Relaxed);
+                    self.status.metrics.received_failures.add(1);
                 }
             }
         }
@@ -318,13 +314,13 @@ impl Remote {
             match posted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "post: i/o timeout"))) {
                 Ok(()) => {
                     self.status.activate();
-                    self.status.sent_bytes.fetch_add(length, Ordering::Relaxed);
+                    self.status.metrics.sent_bytes.add(length);
                 }
                 Err(error) => {
                     kept = None;
                     self.url_failed(&url);
                     self.status.deactivate("pipeline", "write", &error.to_string());
-                    self.status.sent_failures.fetch_add(1, Ordering::Relaxed);
+                    self.status.metrics.sent_failures.add(1);
                     self.shared.events.unreachable(self.member_id);
                     if is_snapshot {
                         self.shared.events.snapshot_sent(self.member_id, false);
@@ -393,26 +389,28 @@ impl Remote {
         let bytes = database.length;
         let remote = self.status.hex();
         tracing::info!(snapshot_index = index, remote_peer_id = remote, bytes, "sending database snapshot");
-        self.status.snapshots_sending.fetch_add(1, Ordering::Relaxed);
+        self.status.metrics.snapshots_sending.add(1);
+        let begun = Instant::now();
         let url = self.pick_url();
         let sent = match snapshot::post(&self.shared, &url, &message, database).await {
             Ok(response) => self.check_posted(&url, response).await,
             Err(error) => Err(error),
         };
-        self.status.snapshots_sending.fetch_sub(1, Ordering::Relaxed);
+        self.status.metrics.snapshots_sending.add(-1);
         match sent {
             Ok(()) => {
                 self.status.activate();
-                self.status.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
-                self.status.snapshots_sent.fetch_add(1, Ordering::Relaxed);
+                self.status.metrics.sent_bytes.add(bytes);
+                self.status.metrics.snapshots_sent.add(1);
+                self.status.metrics.snapshot_send_seconds.observe_duration(begun.elapsed());
                 tracing::info!(snapshot_index = index, remote_peer_id = remote, bytes, "sent database snapshot");
                 self.shared.events.snapshot_sent(self.member_id, true);
             }
             Err(error) => {
                 let error = error.to_string();
                 self.url_failed(&url);
-                self.status.snapshot_send_failures.fetch_add(1, Ordering::Relaxed);
-                self.status.sent_failures.fetch_add(1, Ordering::Relaxed);
+                self.status.metrics.snapshot_send_failures.add(1);
+                self.status.metrics.sent_failures.add(1);
                 tracing::warn!(
                     snapshot_index = index,
                     remote_peer_id = remote,
@@ -425,43 +423,6 @@ impl Remote {
                 self.shared.events.snapshot_sent(self.member_id, false);
             }
         }
-    }
-
-    /// Measures the way to the member and back, and says when it cannot be reached.
-    async fn probe(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(PROBE_INTERVAL).await;
-            let url = self.pick_url();
-            let probing = self.probe_once(&url);
-            let probed = tokio::time::timeout(READ_TIMEOUT, probing).await;
-            match probed.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "probe: i/o timeout"))) {
-                Ok(round_trip) => {
-                    self.status.note_round_trip(round_trip);
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        round_tripper_name = "ROUND_TRIPPER_RAFT_MESSAGE",
-                        remote_peer_id = self.status.hex(),
-                        rtt = "0s",
-                        error = error.to_string(),
-                        "prober detected unhealthy status"
-                    );
-                }
-            }
-        }
-    }
-
-    async fn probe_once(&self, url: &Url) -> io::Result<Duration> {
-        let begun = Instant::now();
-        let mut connection = Connection::dial(url, self.shared.config.dial_timeout, WRITE_TIMEOUT).await?;
-        let request = request(Method::GET, url, "/raft/probing", Empty::<Bytes>::new())?;
-        let mut response = connection.send(request).await?;
-        let body = collect(response.body_mut(), PEER_REQUEST_BYTES_MAX, READ_TIMEOUT).await;
-        body.map_err(|error| io::Error::other(error.to_string()))?;
-        if response.status() != StatusCode::OK {
-            return Err(io::Error::other(format!("got unexpected HTTP status code {}", response.status())));
-        }
-        Ok(begun.elapsed())
     }
 }
 

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -40,10 +39,12 @@ const STREAM_PREFIX: &str = "/raft/stream/";
 /// five seconds.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a message is not for this member; etcd's text, for a 403.
+/// Why a message is not for this member; the text of a 403, etcd's where it has one.
 pub(crate) enum Refusal {
     RemovedSender,
     OtherMember,
+    /// A snapshot without its database, which comes by another way.
+    NoDatabase,
 }
 
 impl Refusal {
@@ -51,6 +52,7 @@ impl Refusal {
         match self {
             Self::RemovedSender => "cannot process message from removed member",
             Self::OtherMember => "cannot process message to mismatch member",
+            Self::NoDatabase => "cannot process snapshot without its database",
         }
     }
 }
@@ -83,6 +85,9 @@ impl Shared {
     /// Hands a message to the member.
     pub fn deliver(&self, message: Message) -> Result<(), Refusal> {
         self.check(&message)?;
+        if message.r#type() == MessageType::MsgSnap {
+            return Err(Refusal::NoDatabase);
+        }
         self.events.receive(message);
         Ok(())
     }
@@ -209,7 +214,7 @@ async fn receive_body(shared: &Arc<Shared>, body: &mut Incoming) -> Reply {
         }
     };
     if let Some(peer) = shared.peer(message.from()) {
-        peer.status.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        peer.status.metrics.received_bytes.add(bytes.len() as u64);
     }
     match shared.deliver(message) {
         Ok(()) => no_content(),
@@ -264,16 +269,21 @@ async fn receive_database(shared: &Arc<Shared>, body: &mut Incoming) -> Result<(
     );
     let peer = shared.peer(message.from());
     if let Some(peer) = &peer {
-        peer.status.snapshots_receiving.fetch_add(1, Ordering::Relaxed);
+        peer.status.metrics.snapshots_receiving.add(1);
     }
+    let begun = std::time::Instant::now();
     let received = snapshot::receive(shared, first, body, index).await;
     if let Some(peer) = &peer {
-        let status = &peer.status;
-        status.snapshots_receiving.fetch_sub(1, Ordering::Relaxed);
-        let bytes = received.as_ref().map_or(0, |(_, bytes)| *bytes);
-        status.received_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let counter = if received.is_ok() { &status.snapshots_received } else { &status.snapshot_receive_failures };
-        counter.fetch_add(1, Ordering::Relaxed);
+        let metrics = &peer.status.metrics;
+        metrics.snapshots_receiving.add(-1);
+        match &received {
+            Ok((_, bytes)) => {
+                metrics.received_bytes.add(*bytes);
+                metrics.snapshots_received.increment();
+                metrics.snapshot_receive_seconds.observe_duration(begun.elapsed());
+            }
+            Err(_) => metrics.snapshot_receive_failures.increment(),
+        }
     }
     let (path, bytes) = received.map_err(|error| {
         tracing::warn!(

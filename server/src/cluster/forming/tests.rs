@@ -132,19 +132,19 @@ fn what_is_advertised_may_have_another_name() {
 
 #[test]
 fn a_member_that_lost_its_data_does_not_found_again() {
-    let line = "--name a --initial-advertise-peer-urls http://127.0.0.1:1 \
-                --initial-cluster a=http://127.0.0.1:1,b=http://127.0.0.1:2,c=http://127.0.0.1:3";
+    let line = "--name a --initial-advertise-peer-urls http://127.0.0.1:101 \
+                --initial-cluster a=http://127.0.0.1:101,b=http://127.0.0.1:102,c=http://127.0.0.1:103";
     let Ok(Forming::New { cluster_id, member_id, .. }) = outcome(line, &Answers::default()) else { panic!("new") };
     let known = |members: Vec<Member>| {
         let mut peers = Answers::default();
-        peers.members.insert(local(3), PeerMembers { cluster_id, members });
+        peers.members.insert(local(103), PeerMembers { cluster_id, members });
         outcome(line, &peers).map(|_| ())
     };
-    assert_eq!(known(vec![member(member_id, "", 1, false)]), Ok(()));
-    assert_eq!(known(vec![member(7, "other", 1, true)]), Ok(()));
+    assert_eq!(known(vec![member(member_id, "", 101, false)]), Ok(()));
+    assert_eq!(known(vec![member(7, "other", 101, true)]), Ok(()));
     assert_eq!(known(Vec::new()), Ok(()));
     assert_eq!(
-        known(vec![member(member_id, "a", 1, true)]),
+        known(vec![member(member_id, "a", 101, true)]),
         Err(format!("member {member_id:x} has already been bootstrapped"))
     );
 }
