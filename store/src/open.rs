@@ -114,7 +114,22 @@ impl Writer {
         received: &dyn Backend,
         switch: impl FnOnce() -> Result<(), BackendError>,
     ) -> Result<Restored, OpenError> {
-        let loaded = Loaded::read(&self.config, received)?;
+        let received = Received::read(&self.config, received)?;
+        self.install(received, switch)
+    }
+
+    /// What [`Received::read`] is to be given.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// As [`Self::restore`], of a store that was read before: this takes no longer than `switch`.
+    pub fn install(
+        &mut self,
+        received: Received,
+        switch: impl FnOnce() -> Result<(), BackendError>,
+    ) -> Result<Restored, OpenError> {
+        let loaded = received.0;
         let applied = loaded.applied();
         if applied.index < self.applied.index {
             return Err(OpenError::Behind { received: applied.index, applied: self.applied.index });
@@ -131,6 +146,20 @@ impl Writer {
         self.size_in_use_bytes = shared.backend.size_in_use_bytes();
         begin_auth(self)?;
         Ok(restored)
+    }
+}
+
+/// A store read into memory from a backend that is to become the live one. Reading takes a while and needs no writer.
+pub struct Received(Loaded);
+
+impl Received {
+    pub fn read(config: &StoreConfig, backend: &dyn Backend) -> Result<Self, OpenError> {
+        Ok(Self(Loaded::read(config, backend)?))
+    }
+
+    /// The last entry whose effects are in it.
+    pub fn applied(&self) -> Position {
+        self.0.applied()
     }
 }
 

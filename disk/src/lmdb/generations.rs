@@ -15,9 +15,12 @@ use super::exchange::{ExchangeError, import_bolt};
 use super::{DATA_FILE, Generation, LmdbBackend, LmdbOptions};
 use crate::bolt::BoltFile;
 use crate::file::RealFileSystem;
-use crate::{DiskError, FileSystem};
+use crate::{DiskError, FileSystem, OpenMode};
 
 const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// An empty file beside an environment that came from another member and that the log may not know of.
+const RECEIVED_MARK: &str = "received";
 
 /// A new environment, whole and durable, that is not live yet. Dropped without [`LmdbBackend::switch`] it is removed.
 pub struct PreparedGeneration {
@@ -31,6 +34,17 @@ impl PreparedGeneration {
     /// For [`kvorum_store::Writer::restore`], which reads it before it becomes the live one.
     pub fn generation(&self) -> &Generation {
         self.generation.as_ref().expect("it is taken by the switch only, which takes all")
+    }
+}
+
+impl PreparedGeneration {
+    /// Marks it as received from another member: the mark stays with it when it becomes the live one, until
+    /// [`LmdbBackend::clear_received_mark`].
+    pub fn mark_received(&self) -> Result<(), BackendError> {
+        let path = self.temporary.join(RECEIVED_MARK);
+        let file = RealFileSystem.open(&path, OpenMode::CreateEmpty).map_err(|cause| failed("create", &path, cause))?;
+        file.sync_all().map_err(|cause| failed("sync", &path, cause))?;
+        RealFileSystem.sync_directory(&self.temporary).map_err(|cause| failed("sync", &self.temporary, cause))
     }
 }
 
@@ -96,6 +110,22 @@ impl LmdbBackend {
         generation.directory.clone_from(&prepared.target);
         sync_parent(&prepared.target, self.options)?;
         Ok(RetiredGeneration { generation: self.replace(generation), options: self.options })
+    }
+}
+
+impl LmdbBackend {
+    /// Whether the live environment was received from another member and nobody has said since that the log knows of it.
+    pub fn has_received_mark(&self) -> bool {
+        self.generation().directory().join(RECEIVED_MARK).exists()
+    }
+
+    /// The log knows of the live environment.
+    pub fn clear_received_mark(&self) -> Result<(), BackendError> {
+        let path = self.generation().directory().join(RECEIVED_MARK);
+        match RealFileSystem.remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|cause| failed("remove", &path, cause)),
+        }
     }
 }
 
