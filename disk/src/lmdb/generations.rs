@@ -22,15 +22,15 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 /// A new environment, whole and durable, that is not live yet. Dropped without [`LmdbBackend::switch`] it is removed.
 pub struct PreparedGeneration {
     /// None: it became the live one.
-    generation: Option<Generation>,
+    generation: Option<Arc<Generation>>,
     pub(super) temporary: PathBuf,
     pub(super) target: PathBuf,
 }
 
 impl PreparedGeneration {
     /// For [`kvorum_store::Writer::restore`], which reads it before it becomes the live one.
-    pub fn generation(&self) -> &Generation {
-        self.generation.as_ref().expect("it is taken by the switch only, which takes all")
+    pub fn received(&self) -> Arc<Generation> {
+        Arc::clone(self.generation.as_ref().expect("it is taken by the switch only, which takes all"))
     }
 }
 
@@ -76,7 +76,7 @@ impl LmdbBackend {
         let temporary = PathBuf::from(temporary);
         remove_if_present(&temporary)?;
         match import_bolt(file, &temporary, self.options) {
-            Ok(generation) => Ok(PreparedGeneration { generation: Some(generation), temporary, target }),
+            Ok(generation) => Ok(PreparedGeneration { generation: Some(Arc::new(generation)), temporary, target }),
             Err(error) => {
                 // The error that stopped it tells more; the next start removes what stays.
                 drop(RealFileSystem.remove_directory(&temporary));
@@ -92,10 +92,10 @@ impl LmdbBackend {
         RealFileSystem
             .rename(&prepared.temporary, &prepared.target)
             .map_err(|cause| failed("rename", &prepared.temporary, cause))?;
-        let mut generation = prepared.generation.take().expect("it is taken here only");
-        generation.directory.clone_from(&prepared.target);
+        let generation = prepared.generation.take().expect("it is taken here only");
+        generation.moved_to.set(prepared.target.clone()).expect("it is moved once");
         sync_parent(&prepared.target, self.options)?;
-        Ok(RetiredGeneration { generation: self.replace(generation), options: self.options })
+        Ok(RetiredGeneration { generation: self.replace_shared(generation), options: self.options })
     }
 }
 
