@@ -62,7 +62,7 @@ impl Member {
             match cursor.advance(1_000).unwrap() {
                 Progress::More => {}
                 Progress::Done => return cursor.finish().kvs.to_vec(),
-                Progress::NeedsBackend => drop(cursor.advance_with_backend().unwrap()),
+                Progress::NeedsBackend => cursor.advance_with_backend().unwrap(),
             }
         }
     }

@@ -4,6 +4,12 @@
 //! counts. A new one is built as `<backend>.<n>.tmp`, made durable, and then renamed: that one rename is the change, so a
 //! crash leaves the old environment or the new one, never a mixture. What lies beside the highest is removed, right after
 //! the change or by the next start.
+//!
+//! A member that takes over a received database does, in this order: [`LmdbBackend::prepare`], on any thread, while
+//! everything goes on; then, with no commit under way, [`kvorum_store::Writer::restore`] with
+//! [`PreparedGeneration::received`], in whose switch it calls [`LmdbBackend::switch`]; then, with no lock held,
+//! [`RetiredGeneration::remove`]. It keeps the received file until the switch is done: a start that finds the log beginning
+//! behind the backend's consistent index takes the file in again.
 
 use std::io;
 use std::path::{Path, PathBuf};
