@@ -447,6 +447,11 @@ impl Consensus {
         self.raw.mut_store().release_before(first);
     }
 
+    /// Keeps at most this many applied entries in memory, for a simulation whose peers are to fall behind soon.
+    pub fn limit_log_window(&mut self, entries_max: usize) {
+        self.raw.mut_store().limit(entries_max);
+    }
+
     /// A range of entries, no longer in memory, that a slow peer needs: from the first, up to but without the second.
     pub fn wanted_entries(&self) -> Option<(u64, u64)> {
         self.raw.store().wanted()
@@ -654,8 +659,13 @@ impl fences::LogView for RawNode<LogWindow> {
         self.raft.raft_log.committed
     }
 
+    fn current_term(&self) -> u64 {
+        self.raft.term
+    }
+
+    /// raft says 0 for an entry that its log no longer holds.
     fn term(&self, index: u64) -> Option<u64> {
-        self.raft.raft_log.term(index).ok()
+        self.raft.raft_log.term(index).ok().filter(|term| *term != 0)
     }
 }
 

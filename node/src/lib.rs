@@ -4,7 +4,8 @@
 //! thread, and no randomness but the seed in its configuration. The `raft` crate's types stay inside this crate.
 //!
 //! In reading order: [`consensus`] drives raft over a [`log_window`]; [`lease_timers`] says when leases end;
-//! [`request_ids`] numbers requests as etcd does; `reads` waits for confirmed read indexes; [`member`] puts them together with the store.
+//! [`request_ids`] numbers requests as etcd does; `reads` waits for confirmed read indexes; [`member`] puts them together with the store;
+//! [`restart`] says what a member goes on from.
 
 pub mod bootstrap;
 pub mod consensus;
@@ -14,6 +15,7 @@ mod log_window;
 pub mod member;
 mod reads;
 pub mod request_ids;
+pub mod restart;
 
 pub use consensus::{
     Consensus, ConsensusConfig, HardState, LogEntry, PeerProgress, Persist, ReadIndex, ReadState, Role,
@@ -22,3 +24,4 @@ pub use consensus::{
 pub use lease_timers::LeaseTimers;
 pub use member::{Member, MemberConfig};
 pub use request_ids::RequestIds;
+pub use restart::{RecoveredLog, Restart, restart};

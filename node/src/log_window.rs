@@ -15,6 +15,7 @@ pub(crate) struct LogWindow {
     before: (u64, u64),
     entries: VecDeque<Entry>,
     bytes: usize,
+    entries_max: usize,
     /// The first entry that the write-ahead log still holds.
     first_available: u64,
     /// Where each term begins, from the entry before `first_available` on: (index, term), rising.
@@ -40,6 +41,7 @@ impl LogWindow {
             before,
             entries: VecDeque::new(),
             bytes: 0,
+            entries_max: LOG_WINDOW_ENTRIES_MAX,
             first_available: before.0 + 1,
             terms: vec![before],
             applied: before.0,
@@ -75,7 +77,7 @@ impl LogWindow {
     /// Entries up to `applied` are applied; drops them from memory while the window is over its bounds.
     pub(crate) fn trim(&mut self, applied: u64) {
         self.applied = self.applied.max(applied);
-        while self.entries.len() > LOG_WINDOW_ENTRIES_MAX || self.bytes > LOG_WINDOW_BYTES_MAX {
+        while self.entries.len() > self.entries_max || self.bytes > LOG_WINDOW_BYTES_MAX {
             match self.entries.front() {
                 Some(entry) if entry.index <= applied => {
                     self.before = (entry.index, entry.term);
@@ -98,6 +100,11 @@ impl LogWindow {
         self.terms.drain(..later);
         self.terms.insert(0, (first - 1, term));
         self.first_available = first;
+    }
+
+    /// Keeps fewer entries in memory than [`LOG_WINDOW_ENTRIES_MAX`].
+    pub(crate) fn limit(&mut self, entries_max: usize) {
+        self.entries_max = entries_max.min(LOG_WINDOW_ENTRIES_MAX);
     }
 
     pub(crate) fn set_conf_state(&mut self, conf_state: ConfState) {

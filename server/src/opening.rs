@@ -1,7 +1,6 @@
 //! What a start finds on the disk, put together into a member: log, backend and snapshots of an earlier life, or the
 //! beginnings of a new one, found or joined as [`crate::cluster::forming`] decides.
 
-use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,12 +8,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvorum_api::raftpb;
 use kvorum_disk::lmdb::{LmdbBackend, LmdbOptions};
-use kvorum_disk::snap::{SnapDirectory, SnapshotFile};
-use kvorum_disk::wal::{self, Recovered, Wal, WalMetadata, WalOptions, WalSnapshot};
-use kvorum_disk::{DiskError, FileSystem, RealFileSystem, create_durable_directories};
+use kvorum_disk::snap::SnapDirectory;
+use kvorum_disk::wal::{HardState as WalHardState, Recovered, Wal, WalMetadata, WalOptions};
+use kvorum_disk::{DiskError, FileSystem, RealFileSystem, Reopened, create_durable_directories};
 use kvorum_node::bootstrap::BootstrapMember;
-use kvorum_node::member::{Member, conf_state_from_json};
-use kvorum_node::{Consensus, ConsensusConfig, HardState, LeaseTimers, LogEntry, MemberConfig, RequestIds, Start};
+use kvorum_node::member::Member;
+use kvorum_node::{
+    Consensus, ConsensusConfig, HardState, LeaseTimers, MemberConfig, RecoveredLog, RequestIds, Restart, Start,
+};
 use kvorum_store::{Backend, Restored, StoreConfig, Version};
 use tracing::info;
 
@@ -256,15 +257,16 @@ fn reopen_log(
     directory: &Path,
     snap: &SnapDirectory,
 ) -> Result<Log, StartError> {
-    let failed = |error: &dyn fmt::Display| StartError::new("opening the write-ahead log", error);
-    let known = wal::valid_snapshot_entries(&**file_system, directory).map_err(|error| failed(&error))?;
-    let loaded = snap.load_newest(&known).map_err(|error| StartError::new("snapshot files", error))?;
-    for (path, reason) in &loaded.broken {
+    let reopened = kvorum_disk::reopen(file_system, directory, snap, wal_options(config))
+        .map_err(|error| StartError(error.to_string()))?;
+    let Reopened { wal, recovered, snapshot, conf_state, broken, is_file_missing } = reopened;
+    for (path, reason) in &broken {
         tracing::warn!(path = %path.display(), reason = %reason, "set a broken snapshot file aside");
     }
-    let (from, conf_state) = newest_snapshot(loaded.snapshot, &known);
-    let (wal, recovered) =
-        Wal::open(Arc::clone(file_system), directory, &from, wal_options(config)).map_err(|error| failed(&error))?;
+    if is_file_missing {
+        let snapshot_index = snapshot.0;
+        tracing::warn!(snapshot_index, "a snapshot file is missing; its record in the log takes its place");
+    }
     if let Some(repair) = &recovered.repair {
         tracing::warn!(
             path = %repair.path.display(),
@@ -276,29 +278,12 @@ fn reopen_log(
     Ok(Log {
         metadata: recovered.metadata,
         wal,
-        snapshot: (from.index, from.term),
+        snapshot,
         snapshot_conf_state: conf_state,
         recovered: Some(recovered),
         founders: Vec::new(),
         introduced: Vec::new(),
     })
-}
-
-/// Where the log is read from: the newest snapshot file, or the log's own record of a newer snapshot, whose file was
-/// damaged or lost. The record says the same; and the log may not reach back to the file before, since segments are
-/// purged up to the newest snapshot.
-fn newest_snapshot(file: Option<SnapshotFile>, known: &[WalSnapshot]) -> (WalSnapshot, raftpb::ConfState) {
-    let (from, conf_state) = match file {
-        Some(file) => (WalSnapshot { index: file.index, term: file.term, conf_state: None }, file.conf_state),
-        None => (WalSnapshot::default(), raftpb::ConfState::default()),
-    };
-    match known.iter().max_by_key(|record| record.index) {
-        Some(WalSnapshot { index, term, conf_state: Some(recorded) }) if *index > from.index => {
-            tracing::warn!(snapshot_index = index, "a snapshot file is missing; its record in the log takes its place");
-            (WalSnapshot { index: *index, term: *term, conf_state: None }, recorded.clone())
-        }
-        _ => (from, conf_state),
-    }
 }
 
 impl Log {
@@ -317,36 +302,21 @@ impl Log {
             };
             return Ok(StartedLog { metadata: self.metadata, wal: self.wal, start });
         };
-        let last = recovered.entries.last().map_or(self.snapshot.0, |entry| entry.index.unwrap_or(0));
-        let applied = restored.consistent_index;
-        if applied > last || applied < self.snapshot.0 {
-            return Err(StartError(format!(
-                "the backend holds entries up to {applied}, the write-ahead log those from {} to {last}: they do not \
-                 belong together",
-                self.snapshot.0
-            )));
-        }
-        if applied == 0 && self.snapshot.0 == 0 && recovered.hard_state.commit == 0 {
-            return self.found_again(config);
-        }
-        let conf_state = match &restored.conf_state {
-            Some(json) => conf_state_from_json(json).map_err(|error| StartError::new("backend", error))?,
-            None => self.snapshot_conf_state,
-        };
-        let hard_state = recovered.hard_state;
-        let start = Start::Restart {
-            hard_state: HardState { term: hard_state.term, vote: hard_state.vote, commit: hard_state.commit },
-            conf_state,
+        let WalHardState { term, vote, commit } = recovered.hard_state;
+        let log = RecoveredLog {
+            hard_state: HardState { term, vote, commit },
             snapshot: self.snapshot,
-            entries: recovered.entries.into_iter().map(log_entry).collect::<Result<_, _>>()?,
-            applied,
+            conf_state: std::mem::take(&mut self.snapshot_conf_state),
+            entries: recovered.entries,
         };
-        Ok(StartedLog { metadata: self.metadata, wal: self.wal, start })
+        match kvorum_node::restart(log, restored).map_err(StartError)? {
+            Restart::From(start) => Ok(StartedLog { metadata: self.metadata, wal: self.wal, start }),
+            Restart::FoundAgain => self.found_again(config),
+        }
     }
 
-    /// The founding entries and the state that commits them are written as one batch, before anything else, and they are
-    /// not whole on the disk: so nothing was ever acknowledged, and what there is of them is written over. Flags that name
-    /// another member are those of one that joins and had not heard from the others yet.
+    /// See [`Restart::FoundAgain`]. Flags that name another member are those of one that joins and had not heard from the
+    /// others yet.
     fn found_again(self, config: &Config) -> Result<StartedLog, StartError> {
         let founding = match config.initial_cluster_state {
             ClusterState::New => forming::founding(config, &SystemResolver).ok(),
@@ -368,11 +338,4 @@ impl Log {
         };
         Ok(StartedLog { metadata: self.metadata, wal: self.wal, start })
     }
-}
-
-fn log_entry(entry: raftpb::Entry) -> Result<LogEntry, StartError> {
-    let index = entry.index.unwrap_or(0);
-    let kind = raftpb::EntryType::try_from(entry.r#type.unwrap_or(0))
-        .map_err(|error| StartError::new(&format!("entry {index} of the write-ahead log"), error))?;
-    Ok(LogEntry { kind, term: entry.term.unwrap_or(0), index, data: entry.data.unwrap_or_default() })
 }

@@ -270,10 +270,34 @@ fn older_entries_are_read_while_the_log_is_written() {
 fn a_snapshot_beyond_the_commit_is_not_valid() {
     let disk = SimulatedFileSystem::new();
     let mut wal = create(&disk, WalOptions::default());
-    wal.append(&[entry(1, 1, b"")], Some(&HardState { term: 1, vote: 1, commit: 1 })).unwrap();
+    // Without any state there is no commit to go with it.
     wal.save_snapshot(&WalSnapshot { index: 5, term: 1, conf_state: Some(conf_state()) }).unwrap();
     let known = valid_snapshot_entries(&disk, &directory()).unwrap();
     assert_eq!(known, [WalSnapshot::default()]);
+}
+
+#[test]
+fn a_snapshot_brings_the_commit_it_needs_to_count() {
+    let disk = SimulatedFileSystem::new();
+    let mut wal = create(&disk, small_segments());
+    let mut index = 0;
+    // The commit index stays behind, as it does when it is written with the next entries only.
+    while names(&disk).len() < 4 {
+        index += 1;
+        let state = HardState { term: 1, vote: 1, commit: 1 };
+        wal.append(&[entry(1, index, &[1; 500])], (index == 1).then_some(&state)).unwrap();
+        wal.sync().unwrap();
+    }
+    let snapshot = WalSnapshot { index, term: 1, conf_state: Some(conf_state()) };
+    wal.save_snapshot(&snapshot).unwrap();
+    wal.release_to(index);
+    purge(&disk, &directory(), 1).unwrap();
+    drop(wal);
+    let disk = disk.crash(1);
+    let known = valid_snapshot_entries(&disk, &directory()).unwrap();
+    assert_eq!(known.last(), Some(&snapshot));
+    let (_, recovered) = Wal::open(Arc::new(disk), &directory(), &snapshot, small_segments()).unwrap();
+    assert_eq!(recovered.hard_state, HardState { term: 1, vote: 1, commit: index });
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::convert::{decode_conf_change, to_raft_message_type};
 pub(super) trait LogView {
     fn last_index(&self) -> u64;
     fn committed(&self) -> u64;
+    /// The term this member is in.
+    fn current_term(&self) -> u64;
     /// `None` where the log no longer reaches.
     fn term(&self, index: u64) -> Option<u64>;
 }
@@ -20,7 +22,10 @@ pub(super) fn check(message: &raftpb::Message, log: &impl LogView) -> Result<Mes
     if message.from.unwrap_or(0) == 0 {
         return Err(format!("{kind:?} without a sender"));
     }
+    let sent_in = message.term.unwrap_or(0);
     match kind {
+        // Of a leader whose term is over: raft tells it so and looks at nothing else.
+        MessageType::MsgAppend | MessageType::MsgHeartbeat if sent_in != 0 && sent_in < log.current_term() => {}
         MessageType::MsgPropose => check_proposal(&message.entries)?,
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp if message.entries.len() != 1 => {
             return Err(format!("{kind:?} with {} entries instead of one", message.entries.len()));

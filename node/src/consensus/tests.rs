@@ -336,6 +336,67 @@ fn what_would_stop_the_raft_crate_is_refused() {
 }
 
 #[test]
+fn an_append_that_reaches_before_the_log_is_answered() {
+    let config = ConsensusConfig { member_id: 2, election_ticks: 10, pre_vote: true, seed: 1 };
+    let start = Start::Restart {
+        hard_state: HardState { term: 3, vote: 0, commit: 9 },
+        conf_state: raftpb::ConfState { voters: vec![1, 2, 3], ..raftpb::ConfState::default() },
+        snapshot: (9, 3),
+        entries: Vec::new(),
+        applied: 9,
+    };
+    let mut member = Consensus::new(&config, start).expect("a valid start");
+    let entry = |index| raftpb::Entry { index: Some(index), term: Some(3), ..raftpb::Entry::default() };
+    // The leader does not know that this member has a snapshot up to 9, and goes on where it last heard of it.
+    let append = raftpb::Message {
+        r#type: Some(raftpb::MessageType::MsgApp as i32),
+        from: Some(1),
+        to: Some(2),
+        term: Some(3),
+        log_term: Some(3),
+        index: Some(5),
+        entries: (6..=8).map(entry).collect(),
+        commit: Some(9),
+        ..raftpb::Message::default()
+    };
+    member.handle_message(append).expect("nothing is wrong with it");
+    while let Some(persist) = member.poll_persist() {
+        member.handle_persisted(persist.number);
+    }
+    let answer = member.take_messages().pop().expect("the leader learns what this member has");
+    assert_eq!((answer.index, answer.reject.unwrap_or(false)), (Some(9), false));
+}
+
+#[test]
+fn a_leader_whose_term_is_over_is_told_so() {
+    let mut cluster = Cluster::new();
+    cluster.propose(1, 2);
+    let last = cluster.member(2).last_index();
+    cluster.member(1).transfer_leader(2);
+    cluster.run();
+    // What the old leader sent before it knew, late: another entry in the place of the new leader's first one.
+    let entry = raftpb::Entry { index: Some(last + 1), term: Some(2), ..raftpb::Entry::default() };
+    let late = raftpb::Message {
+        r#type: Some(raftpb::MessageType::MsgApp as i32),
+        from: Some(1),
+        to: Some(3),
+        term: Some(2),
+        log_term: Some(2),
+        index: Some(last),
+        entries: vec![entry],
+        ..raftpb::Message::default()
+    };
+    let term = cluster.member(3).term();
+    assert!(term > 2 && cluster.member(3).commit_index() > last);
+    cluster.member(3).handle_message(late).expect("nothing is wrong with it but its age");
+    while let Some(persist) = cluster.member(3).poll_persist() {
+        cluster.member(3).handle_persisted(persist.number);
+    }
+    let answer = cluster.member(3).take_messages().pop().expect("the old leader learns of the new term");
+    assert_eq!(answer.term, Some(term));
+}
+
+#[test]
 fn every_kind_of_change_of_etcds_can_be_proposed_anywhere() {
     use raftpb::ConfChangeType::{
         ConfChangeAddLearnerNode, ConfChangeAddNode, ConfChangeRemoveNode, ConfChangeUpdateNode,
