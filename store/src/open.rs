@@ -98,10 +98,13 @@ impl Writer {
     /// state. A read that began before and needs what the received state has compacted fails as compacted; all others give
     /// the same answer as before, since both states are of one history.
     ///
-    /// What the caller must do: see that no commit is under way and none that was taken before is made afterwards; replace
-    /// what it keeps of leases by [`Restored::leases`]; call [`Self::compaction_step`] if a compaction is pending; and
-    /// treat all watchers as behind (as etcd does): each goes on from the revision after the last it was told of, with
-    /// [`Reader::history`], which says when that is compacted. No event of what was skipped is published.
+    /// What the caller must do:
+    /// - see that no commit is under way, and that none that was taken before is made afterwards;
+    /// - replace what it keeps of leases by [`Restored::leases`], and its backend's sizes;
+    /// - call [`Self::compaction_step`] if a compaction is pending;
+    /// - treat all watchers as behind, as etcd does: each goes on from the revision after the last it was told of, with
+    ///   [`Reader::history`], which says when that is compacted. No event of what was skipped is published, so whoever
+    ///   publishes events begins anew at the revision after [`Reader::revision`].
     ///
     /// Old and new index are in memory at the same time.
     ///

@@ -4,6 +4,12 @@
 //! counts. A new one is built as `<backend>.<n>.tmp`, made durable, and then renamed: that one rename is the change, so a
 //! crash leaves the old environment or the new one, never a mixture. What lies beside the highest is removed, right after
 //! the change or by the next start.
+//!
+//! A member that takes over a received database does, in this order: [`LmdbBackend::prepare`], on any thread, while
+//! everything goes on; then, with no commit under way, [`kvorum_store::Writer::restore`] with
+//! [`PreparedGeneration::received`], in whose switch it calls [`LmdbBackend::switch`]; then, with no lock held,
+//! [`RetiredGeneration::remove`]. It keeps the received file until the switch is done: a start that finds the log beginning
+//! behind the backend's consistent index takes the file in again.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,15 +31,15 @@ const RECEIVED_MARK: &str = "received";
 /// A new environment, whole and durable, that is not live yet. Dropped without [`LmdbBackend::switch`] it is removed.
 pub struct PreparedGeneration {
     /// None: it became the live one.
-    generation: Option<Generation>,
+    generation: Option<Arc<Generation>>,
     pub(super) temporary: PathBuf,
     pub(super) target: PathBuf,
 }
 
 impl PreparedGeneration {
     /// For [`kvorum_store::Writer::restore`], which reads it before it becomes the live one.
-    pub fn generation(&self) -> &Generation {
-        self.generation.as_ref().expect("it is taken by the switch only, which takes all")
+    pub fn received(&self) -> Arc<Generation> {
+        Arc::clone(self.generation.as_ref().expect("it is taken by the switch only, which takes all"))
     }
 }
 
@@ -90,7 +96,7 @@ impl LmdbBackend {
         let temporary = PathBuf::from(temporary);
         remove_if_present(&temporary)?;
         match import_bolt(file, &temporary, self.options) {
-            Ok(generation) => Ok(PreparedGeneration { generation: Some(generation), temporary, target }),
+            Ok(generation) => Ok(PreparedGeneration { generation: Some(Arc::new(generation)), temporary, target }),
             Err(error) => {
                 // The error that stopped it tells more; the next start removes what stays.
                 drop(RealFileSystem.remove_directory(&temporary));
@@ -106,10 +112,10 @@ impl LmdbBackend {
         RealFileSystem
             .rename(&prepared.temporary, &prepared.target)
             .map_err(|cause| failed("rename", &prepared.temporary, cause))?;
-        let mut generation = prepared.generation.take().expect("it is taken here only");
-        generation.directory.clone_from(&prepared.target);
+        let generation = prepared.generation.take().expect("it is taken here only");
+        generation.moved_to.set(prepared.target.clone()).expect("it is moved once");
         sync_parent(&prepared.target, self.options)?;
-        Ok(RetiredGeneration { generation: self.replace(generation), options: self.options })
+        Ok(RetiredGeneration { generation: self.replace_shared(generation), options: self.options })
     }
 }
 
