@@ -230,7 +230,7 @@ struct Formed {
 /// Asks flags and peers. Blocks for as long as the peers may take.
 fn form(config: &Config, logged: Option<Logged>) -> Result<Formed, StartError> {
     // On a thread of its own: whoever starts a member may itself be on a runtime.
-    let failed = |error: &dyn fmt::Display| StartError::new("discovery failed", error);
+    let failed = |error: &dyn std::fmt::Display| StartError::new("discovery failed", error);
     let asked = std::thread::scope(|scope| {
         let ask = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -103,7 +103,7 @@ impl Snapshots {
         let database = BoltFile::open(&*self.file_system, file).map_err(|error| error.to_string())?;
         let prepared = self.backend.prepare(&database).map_err(|error| error.to_string())?;
         let config = core.state().writer().config().clone();
-        let received = Received::read(&config, prepared.generation()).map_err(|error| error.to_string())?;
+        let received = Received::read(&config, &*prepared.received()).map_err(|error| error.to_string())?;
         if received.applied().index != index {
             return Err(format!("it says to stand at entry {index}, and holds {}", received.applied().index));
         }
