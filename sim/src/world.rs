@@ -42,6 +42,9 @@ const QUIET_MILLISECONDS: u64 = 9_000;
 /// Clocks run this much too fast or slow at most, in millionths.
 const DRIFT_MAX: u64 = 10_000;
 
+/// How far calendars are off at a start, in milliseconds; they go back as well as on.
+const CALENDAR_OFFSET_MAX: u64 = 5_000;
+
 /// What a lease may lose of its TTL, as seen by the world: the fastest clock over the longest TTL, and a rounded tick.
 const LEASE_TOLERANCE: Time = 130 * NANOSECONDS_PER_MILLISECOND;
 
@@ -355,6 +358,8 @@ impl World {
             return Ok(());
         }
         let seed = self.random.next();
+        // The calendar was set while the machine was down, or never was right.
+        self.machines[machine].calendar_offset = self.random.below(2 * CALENDAR_OFFSET_MAX) as i64 - CALENDAR_OFFSET_MAX as i64;
         let (now, id) = (self.now, self.machines[machine].id);
         if let Err(reason) = self.machines[machine].boot(now, seed) {
             if !reason.contains("simulated failure") {
@@ -576,7 +581,7 @@ fn new_machine(id: u64, founders: &[BootstrapMember], random: &mut Random, optio
         backend: Arc::default(),
         staged: BTreeMap::new(),
         drift: random.below(2 * DRIFT_MAX) as i64 - DRIFT_MAX as i64,
-        calendar_offset: random.below(100) as i64,
+        calendar_offset: 0,
         start: 0,
         running: None,
         joins: false,
