@@ -11,7 +11,7 @@ mod exchange;
 mod generations;
 
 use std::io;
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +36,12 @@ pub const MAP_SIZE_BYTES_MIN: usize = 1 << 30;
 
 /// Read transactions that can be open at once, in all processes that have the file open.
 pub const READERS_MAX: u32 = 1024;
+
+/// A scan that saw at least as many bytes of values lets go of their mapped pages.
+const RELEASED_BYTES_MIN: usize = 64 * 1024;
+
+/// The largest page of the systems we run on.
+const PAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// LMDB's name for the file in an environment's folder.
 const DATA_FILE: &str = "data.mdb";
@@ -392,14 +398,56 @@ impl ReadTransaction for Reader<'_> {
         let until = until.map_or(Bound::Unbounded, Bound::Excluded);
         let database = self.generation.database(bucket);
         let records = database.range(&self.transaction, &(from, until)).map_err(|error| self.error(error))?;
+        let mut seen = SeenPages::default();
         for record in records {
             let (key, value) = record.map_err(|error| self.error(error))?;
+            seen.add(value);
             if visit(key, value).is_break() {
                 break;
             }
         }
+        seen.release();
         Ok(())
     }
+}
+
+/// Where in the memory map the values of a scan lie. Mapped pages count as the process's memory for as long as nobody
+/// else needs it, and a walk over all revisions maps the whole file: so a scan lets go of what it has seen. The pages stay
+/// in the system's cache.
+#[derive(Default)]
+struct SeenPages {
+    /// Of addresses; empty if nothing was seen.
+    addresses: Range<usize>,
+    bytes: usize,
+}
+
+impl SeenPages {
+    fn add(&mut self, value: &[u8]) {
+        let begin = value.as_ptr().addr();
+        let end = begin + value.len();
+        let Range { start, end: until } = self.addresses;
+        self.addresses = if self.bytes == 0 { begin..end } else { start.min(begin)..until.max(end) };
+        self.bytes += value.len();
+    }
+
+    /// Short scans are not worth the system call.
+    #[cfg(target_os = "linux")]
+    #[allow(unsafe_code)]
+    fn release(self) {
+        if self.bytes < RELEASED_BYTES_MIN {
+            return;
+        }
+        let begin = self.addresses.start.next_multiple_of(PAGE_BYTES_MAX);
+        let length = (self.addresses.end & !(PAGE_BYTES_MAX - 1)).saturating_sub(begin);
+        // SAFETY: all values of a read transaction lie in the environment's one mapping, so everything between two of them
+        // does. It is a shared mapping of a file that nobody writes through: its pages come back as they are when they are
+        // touched again, by whomever.
+        // That memory could not be given back is no reason to fail a read.
+        unsafe { libc::madvise(std::ptr::without_provenance_mut(begin), length, libc::MADV_DONTNEED) };
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn release(self) {}
 }
 
 #[cfg(test)]

@@ -39,6 +39,10 @@ pub const ZERO_WINDOW_BYTES_MAX: u64 = 1024 * 1024;
 /// See [`WalOptions::large_batch_bytes_min`]: a few dozen requests of usual size.
 pub const LARGE_BATCH_BYTES_MIN: usize = 16 * 1024;
 
+/// See [`WalOptions::small_batches_min`]. Of a busy log's batches always some are small,
+/// and the window that one of them had zeroed would be for large ones, which do not need it.
+pub const SMALL_BATCHES_MIN: u32 = 8;
+
 /// The encoding buffer is given back after a batch that made it larger than this.
 pub const KEPT_BUFFER_BYTES_MAX: usize = 1024 * 1024;
 

@@ -18,8 +18,9 @@ use tokio::net::TcpStream;
 use crate::grpc::{MessageReader, Responder, Status, answer_content_type, parse_timeout};
 use crate::limits::{CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, STREAM_WINDOW_BYTES};
 use crate::metrics::GrpcMethod;
+use crate::pings::{Keepalive, KeepaliveConfig, KeepaliveStep, PingWatch};
 use crate::services::{self, Call};
-use crate::socket::{GatheringSocket, gather};
+use crate::socket::{Flusher, GatheringSocket, gather};
 use crate::urls::quote;
 use crate::worker::Worker;
 use kvorum_api::{Code, EtcdError};
@@ -31,9 +32,7 @@ const ACCEPTS_PER_TURN_MAX: usize = 512;
 pub struct ConnectionConfig {
     pub message_bytes_max: usize,
     pub concurrent_streams_max: u32,
-    /// Zero: no pings.
-    pub keepalive_interval: Duration,
-    pub keepalive_timeout: Duration,
+    pub keepalive: KeepaliveConfig,
 }
 
 /// Serves a connection to its end.
@@ -71,7 +70,12 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
 }
 
 async fn serve_http2(worker: Rc<Worker>, stream: TcpStream, config: Rc<ConnectionConfig>) {
-    let (socket, flusher) = gather(stream);
+    // As grpc-go does: data that nobody acknowledges end the connection after the same time as pings.
+    let timeout = u32::try_from(config.keepalive.timeout.as_millis()).unwrap_or(u32::MAX);
+    if rustix::net::sockopt::set_tcp_user_timeout(&stream, timeout).is_err() {
+        return;
+    }
+    let (socket, flusher) = gather(stream, PingWatch::new(config.keepalive.gap_min, Instant::now()));
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -89,29 +93,42 @@ async fn serve_http2(worker: Rc<Worker>, stream: TcpStream, config: Rc<Connectio
     })
     .await;
     let Some(mut connection) = connection else { return };
-    let mut keepalive = Keepalive::new(&mut connection, &config);
+    let mut keepalive = Pinger::new(&mut connection, &config.keepalive);
     let mut stop = worker.core.watch_stop();
     let mut stopped = pin!(async move {
         // An error means that the core is gone, which is a stop too.
         drop(stop.wait_for(|stopping| *stopping).await);
     });
     let mut stopping = false;
-    poll_fn(|context| {
+    let end = poll_fn(|context| {
         if !stopping && stopped.as_mut().poll(context).is_ready() {
             stopping = true;
             connection.graceful_shutdown();
         }
-        if keepalive.poll_dead(context).is_ready() {
-            return Poll::Ready(());
+        if keepalive.poll_dead(context, &flusher).is_ready() {
+            return Poll::Ready(End::Closed);
         }
         let ended = accept(&worker, &config, &mut connection, context);
+        if !flusher.judge_pings(|| connection.has_streams()) {
+            return Poll::Ready(End::TooManyPings);
+        }
         match flusher.poll_flush(context) {
-            Poll::Ready(Err(_)) => Poll::Ready(()),
-            _ if ended => Poll::Ready(()),
+            Poll::Ready(Err(_)) => Poll::Ready(End::Closed),
+            _ if ended => Poll::Ready(End::Closed),
             _ => Poll::Pending,
         }
     })
     .await;
+    if end == End::TooManyPings {
+        flusher.say_go_away().await;
+    }
+}
+
+/// How a connection ends.
+#[derive(PartialEq, Eq)]
+enum End {
+    Closed,
+    TooManyPings,
 }
 
 /// Takes requests and drives the connection; true when it ended.
@@ -208,52 +225,40 @@ fn refuse_content_type(content_type: Option<&http::HeaderValue>, respond: Respon
     respond.abort(StatusCode::UNSUPPORTED_MEDIA_TYPE, &Status::new(Code::InvalidArgument, text));
 }
 
-/// Pings an idle peer and gives the connection up when it does not answer.
-struct Keepalive {
+/// Pings a silent client and gives the connection up when it stays silent.
+struct Pinger {
+    /// h2 hands it out once.
     ping_pong: Option<h2::PingPong>,
     timer: std::pin::Pin<Box<tokio::time::Sleep>>,
-    waiting: bool,
-    interval: Duration,
-    timeout: Duration,
+    keepalive: Keepalive,
 }
 
-impl Keepalive {
-    fn new(connection: &mut Connection<GatheringSocket, Bytes>, config: &ConnectionConfig) -> Self {
-        let enabled = !config.keepalive_interval.is_zero();
+impl Pinger {
+    fn new(connection: &mut Connection<GatheringSocket, Bytes>, config: &KeepaliveConfig) -> Self {
         Self {
-            ping_pong: if enabled { connection.ping_pong() } else { None },
-            timer: Box::pin(tokio::time::sleep(config.keepalive_interval)),
-            waiting: false,
-            interval: config.keepalive_interval,
-            timeout: config.keepalive_timeout,
+            ping_pong: connection.ping_pong(),
+            timer: Box::pin(tokio::time::sleep(config.interval)),
+            keepalive: Keepalive::new(config, Instant::now()),
         }
     }
 
-    /// Ready when the peer did not answer a ping in time.
-    fn poll_dead(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the client is gone.
+    fn poll_dead(&mut self, context: &mut Context<'_>, flusher: &Flusher) -> Poll<()> {
         let Some(ping_pong) = &mut self.ping_pong else { return Poll::Pending };
-        loop {
-            if self.waiting {
-                match ping_pong.poll_pong(context) {
-                    Poll::Ready(Ok(_)) => {
-                        self.waiting = false;
-                        self.timer.as_mut().reset(tokio::time::Instant::now() + self.interval);
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending if self.timeout.is_zero() => return Poll::Pending,
-                    Poll::Pending => return self.timer.as_mut().poll(context),
+        while self.timer.as_mut().poll(context).is_ready() {
+            let until = match self.keepalive.step(Instant::now(), flusher.last_read()) {
+                KeepaliveStep::GiveUp => return Poll::Ready(()),
+                KeepaliveStep::Wait(until) => until,
+                KeepaliveStep::Ping(until) => {
+                    // Whatever was read counts as an answer, so the one to the ping before may still be here; if it is
+                    // still to come, the peer has a ping to answer already.
+                    drop(ping_pong.poll_pong(context));
+                    drop(ping_pong.send_ping(Ping::opaque()));
+                    until
                 }
-            }
-            match self.timer.as_mut().poll(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) => {
-                    if ping_pong.send_ping(Ping::opaque()).is_err() {
-                        return Poll::Ready(());
-                    }
-                    self.waiting = true;
-                    self.timer.as_mut().reset(tokio::time::Instant::now() + self.timeout);
-                }
-            }
+            };
+            self.timer.as_mut().reset(until.into());
         }
+        Poll::Pending
     }
 }

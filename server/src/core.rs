@@ -32,7 +32,7 @@ use crate::limits::{
     PROPOSAL_QUEUE_MAX,
 };
 use crate::mailbox::{Mailbox, SlotKey};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PeerMetrics};
 use crate::watch::WatchPublisher;
 
 /// How often a physical compaction that waits looks again by itself.
@@ -164,6 +164,9 @@ pub trait Peers: Send + Sync {
 
     /// For how long there has been a working connection with the member; `None` while there is none.
     fn up_milliseconds(&self, member_id: u64) -> Option<u64>;
+
+    /// What went to and came from each of them.
+    fn metrics(&self) -> Vec<Arc<PeerMetrics>>;
 }
 
 /// Whether the one who steps holds the log and writes what raft wants written.
@@ -324,6 +327,10 @@ impl Core {
 
     pub fn peer_up_milliseconds(&self, member_id: u64) -> Option<u64> {
         self.peers.get()?.up_milliseconds(member_id)
+    }
+
+    pub fn peer_metrics(&self) -> Vec<Arc<PeerMetrics>> {
+        self.peers.get().map(|peers| peers.metrics()).unwrap_or_default()
     }
 
     /// What a request is told that began at `began` (see [`Self::now`]) and whose time is over, as etcd tells it: whether

@@ -34,6 +34,7 @@ mod mailbox;
 pub mod metrics;
 mod opening;
 pub mod peer;
+mod pings;
 mod services;
 mod socket;
 pub mod start;

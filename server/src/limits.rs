@@ -53,6 +53,9 @@ pub const STOP_GRACE_MILLISECONDS: u64 = 500;
 /// How long a peer may take to show which protocol it speaks.
 pub const PREFACE_SECONDS_MAX: u64 = 10;
 
+/// How long a client that was told to go may take to close its connection; grpc-go waits as long.
+pub const GO_AWAY_MILLISECONDS: u64 = 1000;
+
 /// Pause after a connection could not be accepted, mostly for want of descriptors.
 pub const ACCEPT_PAUSE_MILLISECONDS: u64 = 100;
 

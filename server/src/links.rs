@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::cluster::versions::Versions;
 use crate::core::{Core, Peers};
+use crate::metrics::PeerMetrics;
 use crate::peer::contract::{HASH_COMPACTED, HASH_FUTURE};
 use crate::peer::{Answer, LeaseRefusal, PeerAnswers, PeerEvents, PeerTransport};
 use crate::{ETCD_VERSION, STORAGE_VERSION};
@@ -174,6 +175,10 @@ impl Peers for Links {
     fn up_milliseconds(&self, member_id: u64) -> Option<u64> {
         let since = self.transport.get()?.active_since(member_id)?;
         Some(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn metrics(&self) -> Vec<Arc<PeerMetrics>> {
+        self.transport.get().map(PeerTransport::metrics).unwrap_or_default()
     }
 }
 

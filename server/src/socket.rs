@@ -1,19 +1,22 @@
 //! A socket that gathers writes. h2 hands every DATA frame above a few hundred bytes to the system by itself; here
 //! frames pile up in a buffer while the connection's task runs, and one system call sends them at the end of its turn
 //! (measured: it doubles the throughput of small replies). What it reads passes [`crate::authority`] first, for as long
-//! as that has something to do.
+//! as that has something to do, and both directions are shown to [`crate::pings`].
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::authority::RepairedReader;
-use crate::limits::SOCKET_BUFFER_BYTES_MAX;
+use crate::limits::{GO_AWAY_MILLISECONDS, SOCKET_BUFFER_BYTES_MAX};
+use crate::pings::PingWatch;
 
 /// The half that h2 owns. Flushing it does nothing: [`Flusher::poll_flush`] does.
 pub struct GatheringSocket(Rc<RefCell<State>>);
@@ -25,14 +28,15 @@ struct State {
     stream: TcpStream,
     /// In front of reading until the connection needs no repair, which for nearly all is the first header block.
     repaired: Option<Box<RepairedReader>>,
+    pings: PingWatch,
     gathered: Vec<u8>,
     sent: usize,
 }
 
 /// Wraps a stream.
-pub fn gather(stream: TcpStream) -> (GatheringSocket, Flusher) {
+pub fn gather(stream: TcpStream, pings: PingWatch) -> (GatheringSocket, Flusher) {
     let repaired = Some(Box::new(RepairedReader::new()));
-    let state = Rc::new(RefCell::new(State { stream, repaired, gathered: Vec::new(), sent: 0 }));
+    let state = Rc::new(RefCell::new(State { stream, repaired, pings, gathered: Vec::new(), sent: 0 }));
     (GatheringSocket(Rc::clone(&state)), Flusher(state))
 }
 
@@ -41,9 +45,46 @@ impl Flusher {
     pub fn poll_flush(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_send(context)
     }
+
+    /// When something was last read.
+    pub fn last_read(&self) -> Instant {
+        self.0.borrow().pings.last_read()
+    }
+
+    /// Judges pings that were read; `has_calls` says whether calls are under way. False if the client sends too many.
+    pub fn judge_pings(&self, has_calls: impl FnOnce() -> bool) -> bool {
+        let pings = &mut self.0.borrow_mut().pings;
+        !pings.is_waiting() || pings.judge(has_calls())
+    }
+
+    /// Tells the client that it pinged too often, as the last that it hears. Then it has a while to go by itself, since
+    /// closing a socket with unread input could cost it that frame.
+    pub async fn say_go_away(&self) {
+        {
+            let state = &mut *self.0.borrow_mut();
+            // h2 hands whole frames over, so this is a boundary between two.
+            state.gathered.extend_from_slice(&state.pings.go_away());
+        }
+        let gone = poll_fn(|context| self.0.borrow_mut().poll_gone(context));
+        // However it ends, the connection does.
+        drop(tokio::time::timeout(Duration::from_millis(GO_AWAY_MILLISECONDS), gone).await);
+    }
 }
 
 impl State {
+    /// Sends what was gathered and ignores what comes, until the peer closes.
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(context))?;
+        loop {
+            let mut ignored = [0; 1024];
+            let mut buffer = ReadBuf::new(&mut ignored);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.gathered.len() {
             let count = ready!(Pin::new(&mut self.stream).poll_write(context, &self.gathered[self.sent..]))?;
@@ -64,11 +105,20 @@ impl State {
 impl AsyncRead for GatheringSocket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.borrow_mut();
-        let State { stream, repaired, .. } = &mut *state;
-        let Some(reader) = repaired else { return Pin::new(stream).poll_read(context, buffer) };
-        let polled = reader.poll_read(Pin::new(stream), context, buffer);
-        if reader.is_done() {
-            *repaired = None;
+        let State { stream, repaired, pings, .. } = &mut *state;
+        let before = buffer.filled().len();
+        let polled = match repaired {
+            None => Pin::new(stream).poll_read(context, buffer),
+            Some(reader) => {
+                let polled = reader.poll_read(Pin::new(stream), context, buffer);
+                if reader.is_done() {
+                    *repaired = None;
+                }
+                polled
+            }
+        };
+        if polled.is_ready() {
+            pings.read(&buffer.filled()[before..], Instant::now());
         }
         polled
     }
@@ -80,6 +130,7 @@ impl AsyncWrite for GatheringSocket {
         if state.gathered.len() >= SOCKET_BUFFER_BYTES_MAX {
             ready!(state.poll_send(context))?;
         }
+        state.pings.written(bytes);
         state.gathered.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -95,6 +146,7 @@ impl AsyncWrite for GatheringSocket {
         }
         let mut count = 0;
         for slice in slices {
+            state.pings.written(slice);
             state.gathered.extend_from_slice(slice);
             count += slice.len();
         }

@@ -16,6 +16,7 @@ use crate::core::Core;
 use crate::limits::{
     ACCEPT_PAUSE_MILLISECONDS, GRPC_OVERHEAD_BYTES, READER_THREADS_PER_WORKER, STOP_GRACE_MILLISECONDS,
 };
+use crate::pings::KeepaliveConfig;
 use crate::services::watch::{CoreHeader, StoreHistory};
 use crate::watch::{FRAGMENT_OVERHEAD_BYTES, WatchConfig};
 use crate::worker::Worker;
@@ -35,8 +36,11 @@ impl WorkerOptions {
             connection: ConnectionConfig {
                 message_bytes_max: usize::try_from(message_bytes).unwrap_or(usize::MAX),
                 concurrent_streams_max: config.max_concurrent_streams,
-                keepalive_interval: config.grpc_keepalive_interval,
-                keepalive_timeout: config.grpc_keepalive_timeout,
+                keepalive: KeepaliveConfig::new(
+                    config.grpc_keepalive_min_time,
+                    config.grpc_keepalive_interval,
+                    config.grpc_keepalive_timeout,
+                ),
             },
             watch: WatchConfig {
                 progress_interval: config.watch_progress_notify_interval,

@@ -44,9 +44,13 @@ pub struct EventBatch {
     pub events: Vec<Event>,
 }
 
+/// What an encoded `KeyValue` begins with: field 1, of a length.
+pub(crate) const KEY_TAG: u8 = 0x0a;
+
 /// The key of an encoded `KeyValue` that this crate wrote: field 1 is present and stands first.
+#[inline]
 pub fn key_of(kv: &[u8]) -> &[u8] {
-    assert_eq!(kv.first(), Some(&0x0a), "a stored KeyValue begins with its key");
+    assert_eq!(kv.first(), Some(&KEY_TAG), "a stored KeyValue begins with its key");
     let mut length = 0usize;
     let mut shift = 0;
     let mut position = 1;

@@ -8,11 +8,13 @@ use crate::alarm::Alarms;
 use crate::apply::{Position, Writer};
 use crate::backend::{Backend, BackendError, Bucket};
 use crate::error::OpenError;
+use crate::event::KEY_TAG;
 use crate::keyspace::key_value::KeyValueParts;
 use crate::keyspace::{alarm, cluster, lease, members, meta};
 use crate::kv::compaction::Compactions;
 use crate::kv::hash::FinishedHashes;
-use crate::kv::index::{Index, RestoredRevision, Stamp};
+use crate::kv::index::{Index, KeyEntry, Stamp};
+use crate::kv::key_entry::key_alone;
 use crate::kv::write::Uncommitted;
 use crate::lease::{LeaseInfo, Leases};
 use crate::member::Membership;
@@ -155,9 +157,9 @@ impl Loaded {
             let RestoredLease { id, ttl_seconds, remaining_ttl_seconds } = *lease;
             lease_table.insert(id, LeaseInfo { ttl_seconds, remaining_ttl_seconds });
         }
-        for (key, entry) in index.entries_mut().filter(|(_, entry)| entry.lease != 0) {
-            if !lease_table.attach(entry.lease, key) {
-                entry.lease = 0;
+        for entry in index.entries_mut().filter(|entry| entry.lease() != 0) {
+            if !lease_table.attach(entry.lease(), entry.key()) {
+                entry.set_lease(0);
             }
         }
         let alarms = read_alarms(backend)?;
@@ -265,7 +267,7 @@ fn read_meta(backend: &dyn Backend) -> Result<Meta, OpenError> {
 /// Reads all revisions in their order, sorts them by key, and builds the index in one go. Returns it with the last main
 /// revision found, or 0.
 fn read_index(backend: &dyn Backend, value_bytes_max: u64) -> Result<(Index, i64), OpenError> {
-    let mut restored: Vec<RestoredRevision> = Vec::new();
+    let mut restored: Vec<Option<KeyEntry>> = Vec::new();
     let mut value_bytes_free = value_bytes_max;
     let mut last = Revision::default();
     let mut from = Revision::default();
@@ -276,8 +278,8 @@ fn read_index(backend: &dyn Backend, value_bytes_max: u64) -> Result<(Index, i64
             transaction.scan(Bucket::Key, &from.to_key(), None, &mut |key, value| {
                 match restore_revision(key, value, &mut value_bytes_free) {
                     Ok(revision) => {
-                        last = revision.stamp.revision;
-                        restored.push(revision);
+                        last = revision.latest().revision;
+                        restored.push(Some(revision));
                     }
                     Err(reason) => {
                         problem = Some(malformed(Bucket::Key, key, reason));
@@ -302,11 +304,15 @@ fn read_index(backend: &dyn Backend, value_bytes_max: u64) -> Result<(Index, i64
 
 /// The positions of the revisions in key order, those of one key in revision order. Most comparisons are decided by eight
 /// bytes after what all keys have in common, without touching the keys.
-fn key_order(restored: &[RestoredRevision]) -> Vec<usize> {
-    let Some(first) = restored.first() else { return Vec::new() };
-    let mut common = first.key.len();
-    for revision in restored {
-        let equal = first.key[..common].iter().zip(&revision.key[..]).take_while(|(a, b)| a == b);
+fn key_order(restored: &[Option<KeyEntry>]) -> Vec<usize> {
+    let key = |position: usize| restored[position].as_ref().expect("none is taken yet").key();
+    if restored.is_empty() {
+        return Vec::new();
+    }
+    let first = key(0);
+    let mut common = first.len();
+    for position in 0..restored.len() {
+        let equal = first[..common].iter().zip(key(position)).take_while(|(a, b)| a == b);
         common = equal.count();
     }
     let digest = |key: &[u8]| {
@@ -316,35 +322,40 @@ fn key_order(restored: &[RestoredRevision]) -> Vec<usize> {
         bytes[..length].copy_from_slice(&rest[..length]);
         u64::from_be_bytes(bytes)
     };
-    let mut order: Vec<(u64, usize)> =
-        restored.iter().enumerate().map(|(position, revision)| (digest(&revision.key), position)).collect();
+    let mut order: Vec<(u64, usize)> = (0..restored.len()).map(|position| (digest(key(position)), position)).collect();
     order.sort_unstable_by(|a, b| {
-        let by_key = || restored[a.1].key.cmp(&restored[b.1].key);
+        let by_key = || key(a.1).cmp(key(b.1));
         a.0.cmp(&b.0).then_with(by_key).then(a.1.cmp(&b.1))
     });
     order.into_iter().map(|(_, position)| position).collect()
 }
 
-fn restore_revision(key: &[u8], value: &[u8], value_bytes_free: &mut u64) -> Result<RestoredRevision, &'static str> {
+fn restore_revision(key: &[u8], value: &[u8], value_bytes_free: &mut u64) -> Result<KeyEntry, &'static str> {
     let (revision, tombstone) = Revision::from_key(key).ok_or("not a revision")?;
+    if u32::try_from(revision.sub).is_err() {
+        return Err("no transaction makes as many changes");
+    }
     let parts = KeyValueParts::parse(value).ok_or("not a KeyValue")?;
     if parts.key.is_empty() {
         return Err("the KeyValue has no key");
     }
     if tombstone {
-        let stamp = Stamp::tombstone(revision);
-        return Ok(RestoredRevision { key: parts.key.into(), stamp, value: None, lease: 0 });
+        return Ok(KeyEntry::new(key_alone(parts.key), false, Stamp::tombstone(revision), 0));
     }
     let stamp = Stamp { revision, create_revision: parts.create_revision, version: parts.version };
     if stamp.is_tombstone() {
         return Err("the KeyValue has no version");
+    }
+    if value[0] != KEY_TAG {
+        return Err("the KeyValue does not begin with its key");
     }
     let length = value.len() as u64;
     let kept = length <= *value_bytes_free;
     if kept {
         *value_bytes_free -= length;
     }
-    Ok(RestoredRevision { key: parts.key.into(), stamp, value: kept.then(|| value.into()), lease: parts.lease })
+    let kv = if kept { value.into() } else { key_alone(parts.key) };
+    Ok(KeyEntry::new(kv, kept, stamp, parts.lease))
 }
 
 fn read_leases(backend: &dyn Backend, ttl_seconds_min: i64) -> Result<Vec<RestoredLease>, OpenError> {

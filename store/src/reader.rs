@@ -80,9 +80,9 @@ impl Reader {
             }
             let Some(entry) = index.entry(key) else { return Ok(None) };
             let Some(stamp) = entry.live_at(revision - 1) else { return Ok(None) };
-            match &entry.value {
-                Some(value) if stamp.revision == entry.latest.revision => return Ok(Some(value.clone())),
-                _ => stamp.revision,
+            match entry.value_at(&stamp) {
+                Some(value) => return Ok(Some(value.clone())),
+                None => stamp.revision,
             }
         };
         // It may be compacted away meanwhile; then it is absent.

@@ -116,6 +116,51 @@ fn a_compaction_gives_up_waiting_in_the_end() {
     assert_eq!(values(&cursor.finish().kvs), vec!["new"; KEYS]);
 }
 
+/// A slice ends on bytes, not only after so many keys: whether its values lie in the index or in the overlay, are
+/// older ones, or wait to be sorted.
+#[test]
+fn a_slice_of_large_values_stays_small() {
+    const VALUE_BYTES: usize = 50_000;
+    const SLICE_BYTES: usize = 10_000;
+    // What one hold of the lock may copy, and a value that begins below it.
+    const PIECE_BYTES_MAX: usize = 64 * 1024 + VALUE_BYTES + 100;
+    for (budget, old, sorted) in
+        [(u64::MAX, false, false), (0, false, false), (u64::MAX, true, false), (0, false, true)]
+    {
+        let mut store = Harness::new(config(budget), Commits::Manual);
+        for number in 0..40 {
+            store.apply(put(format!("k{number:03}"), &"v".repeat(VALUE_BYTES))).expect("applied");
+        }
+        let mut request = all();
+        if sorted {
+            request.sort_order = range_request::SortOrder::Descend.into();
+        }
+        let mut cursor = store.reader.range(&request).expect("the current revision");
+        if old {
+            for number in 0..40 {
+                store.apply(put(format!("k{number:03}"), "new")).expect("applied");
+            }
+        }
+        let (mut whole, mut slices) = (Vec::new(), 0);
+        loop {
+            let progress = cursor.advance(SLICE_BYTES).expect("nothing compacted");
+            let piece = cursor.take_encoded();
+            assert!(piece.len() <= PIECE_BYTES_MAX, "{} bytes in one slice", piece.len());
+            whole.extend(piece);
+            slices += 1;
+            if progress == Progress::Done {
+                break;
+            }
+            assert_eq!(progress, Progress::More);
+        }
+        assert!(slices >= 20);
+        let reply = cursor.finish();
+        whole.extend(reply.kvs);
+        assert_eq!(reply.count, 40);
+        assert_eq!(values(&whole), vec!["v".repeat(VALUE_BYTES); 40]);
+    }
+}
+
 fn txn_of_all(value: usize) -> InternalRaftRequest {
     let success = (0..KEYS).map(|number| put_op(format!("k{number:03}"), format!("{value}"))).collect();
     InternalRaftRequest { txn: Some(TxnRequest { success, ..TxnRequest::default() }), ..Default::default() }

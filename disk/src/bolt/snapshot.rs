@@ -122,7 +122,7 @@ pub fn status(file: &BoltFile) -> Result<SnapshotStatus, BoltError> {
                 match &bucket[..] {
                     b"key" => count_key(&mut status, &mut keys, key, value).map_err(fail)?,
                     b"meta" if key == b"storageVersion" => {
-                        status.version = String::from_utf8_lossy(value).into_owned();
+                        status.version = canonical_version(&String::from_utf8_lossy(value)).unwrap_or_default();
                     }
                     _ => {}
                 }
@@ -133,6 +133,24 @@ pub fn status(file: &BoltFile) -> Result<SnapshotStatus, BoltError> {
     })?;
     status.total_keys = keys.len() as u64;
     Ok(status)
+}
+
+/// A semantic version as etcd prints it after reading it; `None` if it is none.
+fn canonical_version(text: &str) -> Option<String> {
+    let (text, metadata) = text.split_once('+').map_or((text, None), |(text, rest)| (text, Some(rest)));
+    let (text, release) = text.split_once('-').map_or((text, None), |(text, rest)| (text, Some(rest)));
+    let mut numbers = text.splitn(3, '.').map(|number| number.parse::<i64>().ok());
+    let (major, minor, patch) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    let mut version = format!("{major}.{minor}.{patch}");
+    for (sign, part) in [('-', release), ('+', metadata)] {
+        let Some(part) = part.filter(|part| !part.is_empty()) else { continue };
+        if !part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
+            return None;
+        }
+        version.push(sign);
+        version.push_str(part);
+    }
+    Some(version)
 }
 
 fn count_key(status: &mut SnapshotStatus, keys: &mut HashSet<Vec<u8>>, key: &[u8], value: &[u8]) -> Result<(), String> {

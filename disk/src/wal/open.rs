@@ -96,6 +96,7 @@ impl Wal {
             synced_tail: tail.end,
             zeroed_until,
             zero_window_bytes: ZERO_WINDOW_BYTES_MIN,
+            small_batches: options.small_batches_min,
             hard_state: reader.hard_state,
             last_index: reader.last_index,
             is_synced: true,

@@ -32,7 +32,7 @@ fn etcd_log() -> Vec<u8> {
 }
 
 fn small_segments() -> WalOptions {
-    WalOptions { segment_size_bytes: 4096, large_batch_bytes_min: 600, ..WalOptions::default() }
+    WalOptions { segment_size_bytes: 4096, large_batch_bytes_min: 600, small_batches_min: 1, ..WalOptions::default() }
 }
 
 fn create(disk: &SimulatedFileSystem, options: WalOptions) -> Wal {
@@ -172,6 +172,34 @@ fn only_what_raft_needs_must_be_synced() {
     assert!(!must_sync(&[], HardState { commit: 1, ..state }), "commit");
     assert!(must_sync(&[], HardState { vote: 1, ..state }), "vote");
     assert!(must_sync(&[entry(1, 1, b"")], HardState { vote: 1, ..state }), "entries");
+}
+
+/// Of a busy log's batches some are small; space is zeroed again when it is no longer busy.
+#[test]
+fn nothing_is_zeroed_while_large_batches_come() {
+    let disk = SimulatedFileSystem::new();
+    let mut wal = create(&disk, WalOptions::default());
+    let (small, large) = (vec![1; 1000], vec![2; 100_000]);
+    let mut index = 0;
+    let mut append = |wal: &mut Wal, data: &[u8]| {
+        index += 1;
+        wal.append(&[entry(1, index, data)], None).unwrap();
+        wal.sync().unwrap();
+        wal.statistics().zeroed_bytes
+    };
+    let idle = append(&mut wal, &small);
+    assert!(idle > 0);
+    for _ in 0..20 {
+        for data in [&large, &small, &small] {
+            assert_eq!(append(&mut wal, data), idle);
+        }
+    }
+    let busy = (2..SMALL_BATCHES_MIN - 1).map(|_| append(&mut wal, &small)).max();
+    assert_eq!(busy, Some(idle));
+    assert!(append(&mut wal, &small) > idle);
+    drop(wal);
+    let (_, recovered) = open(&disk, WalOptions::default()).unwrap();
+    assert_eq!(recovered.entries.len() as u64, index);
 }
 
 #[test]

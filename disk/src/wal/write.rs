@@ -16,7 +16,9 @@ const TEMPORARY_NAME: &str = "0.tmp";
 /// Zeroed space ends at a multiple of this, the file system's block.
 const BLOCK_BYTES: u64 = 4096;
 
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+/// Zeros are written block by block. The system remembers a longer write as one unit, and counts all of it as written with
+/// each record that later goes into it.
+static ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
 
 #[derive(Clone, Copy, Debug)]
 pub struct WalOptions {
@@ -24,8 +26,10 @@ pub struct WalOptions {
     /// Nothing is ever synced. A crash of the machine loses or tears what the system had not written.
     pub unsafe_no_fsync: bool,
     /// A batch of at least this size that reaches the end of the zeroed space extends the file by itself: its sync costs a
-    /// journal commit, but zeros ahead of it would double the bytes written.
+    /// journal commit, but zeros ahead of it would double the bytes written. So do the batches after it, until
+    /// `small_batches_min` in a row were smaller.
     pub large_batch_bytes_min: usize,
+    pub small_batches_min: u32,
 }
 
 impl Default for WalOptions {
@@ -34,6 +38,7 @@ impl Default for WalOptions {
             segment_size_bytes: super::SEGMENT_SIZE_BYTES,
             unsafe_no_fsync: false,
             large_batch_bytes_min: super::LARGE_BATCH_BYTES_MIN,
+            small_batches_min: super::SMALL_BATCHES_MIN,
         }
     }
 }
@@ -81,6 +86,8 @@ pub struct Wal {
     /// Up to here the last segment is zero behind the tail.
     pub(super) zeroed_until: u64,
     pub(super) zero_window_bytes: u64,
+    /// Since the last large one.
+    pub(super) small_batches: u32,
     pub(super) hard_state: HardState,
     pub(super) last_index: u64,
     pub(super) is_synced: bool,
@@ -125,6 +132,7 @@ impl Wal {
             synced_tail: 0,
             zeroed_until: 0,
             zero_window_bytes: ZERO_WINDOW_BYTES_MIN,
+            small_batches: options.small_batches_min,
             hard_state: HardState::default(),
             last_index: 0,
             is_synced: true,
@@ -261,7 +269,13 @@ impl Wal {
 
     fn write_buffer(&mut self) -> Result<(), DiskError> {
         let end = self.tail + self.buffer.len() as u64;
-        if end > self.zeroed_until && self.buffer.len() < self.options.large_batch_bytes_min {
+        if self.buffer.len() >= self.options.large_batch_bytes_min {
+            self.small_batches = 0;
+            self.zero_window_bytes = ZERO_WINDOW_BYTES_MIN;
+        } else {
+            self.small_batches = self.small_batches.saturating_add(1);
+        }
+        if end > self.zeroed_until && self.small_batches >= self.options.small_batches_min {
             self.zero_ahead(end)?;
         }
         self.zeroed_until = self.zeroed_until.max(end);
@@ -285,7 +299,7 @@ impl Wal {
         let segment = self.last_segment();
         let mut offset = end;
         while offset < until {
-            let length = (until - offset).min(ZEROS.len() as u64);
+            let length = (until - offset).min(BLOCK_BYTES - offset % BLOCK_BYTES);
             let zeros = &ZEROS[..length as usize];
             segment.file.write_at(offset, zeros).map_err(|cause| self.give_up_batch(cause))?;
             offset += length;

@@ -76,10 +76,9 @@ pub struct Config {
     pub max_txn_ops: u64,
     pub max_request_bytes: u64,
     pub max_concurrent_streams: u32,
+    /// These three as they were given; zeros stand for grpc-go's defaults.
     pub grpc_keepalive_min_time: Duration,
-    /// Zero: the server sends no pings.
     pub grpc_keepalive_interval: Duration,
-    /// Zero: an unanswered ping never closes a connection.
     pub grpc_keepalive_timeout: Duration,
     pub auto_compaction: AutoCompaction,
     pub compaction_batch_limit: u64,

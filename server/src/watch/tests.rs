@@ -4,6 +4,5 @@
 
 mod chance;
 mod rules;
-mod speed;
 mod streams;
 mod world;

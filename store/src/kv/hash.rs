@@ -101,12 +101,12 @@ pub(crate) fn any_key(shared: &Shared, predicate: impl Fn(&super::index::KeyEntr
     loop {
         let index = shared.index.read();
         let mut resume = None;
-        for (position, (key, entry)) in index.range(&Interval { from: &next_key, ..ALL_KEYS }).enumerate() {
+        for (position, entry) in index.range(&Interval { from: &next_key, ..ALL_KEYS }).enumerate() {
             if predicate(entry) {
                 return true;
             }
             if position == STEP_RECORDS {
-                resume = Some(key.to_vec());
+                resume = Some(entry.key().to_vec());
                 break;
             }
         }

@@ -61,9 +61,9 @@ impl RestMeasure {
         let from = std::mem::take(&mut self.rest.next_key);
         let mut interval = Interval::new(&from, &self.rest.range_end);
         interval.from = &from;
-        for (seen, (key, entry)) in index.range(&interval).enumerate() {
+        for (seen, entry) in index.range(&interval).enumerate() {
             if seen == STEP_KEYS {
-                self.rest.next_key = key.to_vec();
+                self.rest.next_key = entry.key().to_vec();
                 return Some(());
             }
             let Some(stamp) = entry.live_at(self.rest.at) else { continue };
@@ -71,10 +71,7 @@ impl RestMeasure {
             if self.rest.limit.is_some_and(|limit| self.rest.matched > limit) {
                 continue;
             }
-            if stamp.revision != entry.latest.revision {
-                return None;
-            }
-            self.bytes += frame_len(entry.value.as_ref()?.len());
+            self.bytes += frame_len(entry.value_at(&stamp)?.len());
         }
         self.done = true;
         Some(())

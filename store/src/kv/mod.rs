@@ -8,6 +8,8 @@ mod go_sort;
 pub mod hash;
 pub mod history;
 pub(crate) mod index;
+pub(crate) mod key_entry;
+mod key_table;
 pub mod measure;
 pub(crate) mod overlay;
 pub mod range;

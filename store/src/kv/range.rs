@@ -24,6 +24,9 @@ use crate::shared::{Pin, Shared, missing};
 /// Keys looked at under one hold of the index lock.
 pub(crate) const STEP_KEYS: usize = 100;
 
+/// Bytes copied under one hold of the index lock, and not much more than one value beyond.
+const STEP_BYTES: usize = 64 * 1024;
+
 /// A visited key counts for this many bytes of an advance's budget, so that counting gives way too.
 const VISIT_COST_BYTES: usize = 32;
 
@@ -153,6 +156,9 @@ impl Walking {
             if self.walk.effort() >= target {
                 return Ok(Progress::More);
             }
+            if self.walk.is_settling() {
+                continue;
+            }
             if self.walk.is_walking() {
                 let index = self.shared.index.read();
                 self.walk.step(&index);
@@ -188,10 +194,7 @@ fn answer_single(index: &Index, key: &[u8], at: i64, revision: i64) -> Option<Ra
     let Some((entry, stamp)) = live else {
         return Some(RangeReply { kvs: Vec::new(), more: false, count: 0, revision });
     };
-    if stamp.revision != entry.latest.revision {
-        return None;
-    }
-    let value = entry.value.as_deref()?;
+    let value = entry.value_at(&stamp)?;
     let mut kvs = Vec::with_capacity(value.len() + 6);
     put_frame(KVS_FIELD, value, &mut kvs);
     Some(RangeReply { kvs, more: false, count: 1, revision })
@@ -329,6 +332,7 @@ impl Walk {
         loop {
             self.settle(shared, true)?;
             match self.phase {
+                _ if self.is_settling() => {}
                 Phase::Done => return Ok(self.finish()),
                 Phase::Walk => self.step(index),
                 Phase::Resolve(_) | Phase::Emit => self.emit_sorted(),
@@ -371,8 +375,14 @@ impl Walk {
         matches!(self.phase, Phase::Walk)
     }
 
+    /// Whether values wait to be copied; they go first.
+    fn is_settling(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The phase says so already when the last values still wait.
     fn is_done(&self) -> bool {
-        matches!(self.phase, Phase::Done)
+        matches!(self.phase, Phase::Done) && !self.is_settling()
     }
 
     fn finish(self) -> RangeReply {
@@ -391,13 +401,14 @@ impl Walk {
         };
         let mut seen = 0;
         let mut resume: Option<&[u8]> = None;
-        for (key, entry) in index.range(&interval) {
-            if seen == STEP_KEYS {
-                resume = Some(key);
+        let bytes_max = self.kvs.len().saturating_add(STEP_BYTES);
+        for entry in index.range(&interval) {
+            if seen == STEP_KEYS || self.kvs.len() >= bytes_max {
+                resume = Some(entry.key());
                 break;
             }
             seen += 1;
-            self.visit(key, entry);
+            self.visit(entry);
         }
         self.visited += seen;
         self.next_key = next_key;
@@ -411,10 +422,10 @@ impl Walk {
     }
 
     #[inline]
-    fn visit(&mut self, key: &[u8], entry: &KeyEntry) {
+    fn visit(&mut self, entry: &KeyEntry) {
         let Some(stamp) = entry.live_at(self.at) else { return };
         self.count += 1;
-        if self.count_only || self.filters.is_some_and(|filters| !filters.admit(stamp)) {
+        if self.count_only || self.filters.is_some_and(|filters| !filters.admit(&stamp)) {
             return;
         }
         self.matched += 1;
@@ -422,16 +433,16 @@ impl Walk {
             return;
         }
         let index_only = self.projection == Projection::IndexOnly;
-        let value = if stamp.revision == entry.latest.revision && !index_only { entry.value.as_ref() } else { None };
+        let value = if index_only { None } else { entry.value_at(&stamp) };
         if self.sort.is_some() {
-            let key = index_only.then(|| key.into());
-            self.collected.push(Found { stamp: *stamp, value: value.cloned(), key });
+            let key = index_only.then(|| entry.key().into());
+            self.collected.push(Found { stamp, value: value.cloned(), key });
         } else if index_only {
-            append_index_only(key, stamp, &mut self.kvs);
+            append_index_only(entry.key(), &stamp, &mut self.kvs);
         } else if let (Some(value), true) = (value, self.pending.is_empty()) {
             put_frame(KVS_FIELD, value, &mut self.kvs);
         } else {
-            self.pending.push_back(Found { stamp: *stamp, value: value.cloned(), key: None });
+            self.pending.push_back(Found { stamp, value: value.cloned(), key: None });
         }
     }
 
@@ -487,7 +498,7 @@ impl Walk {
         }
     }
 
-    /// Fetches what is waited for. False if that needs the backend and it may not be used.
+    /// Fetches what is waited for and copies some of it. False if that needs the backend and it may not be used.
     fn settle(&mut self, shared: &Shared, use_backend: bool) -> Result<bool, BackendError> {
         while let Phase::Resolve(start) = self.phase {
             let end = self.collected.len().min(start + STEP_KEYS);
@@ -506,11 +517,13 @@ impl Walk {
         if !fetch_values(shared, self.pending.make_contiguous(), use_backend)? {
             return Ok(false);
         }
-        for found in self.pending.drain(..) {
+        let bytes_max = self.kvs.len().saturating_add(STEP_BYTES);
+        while self.kvs.len() < bytes_max
+            && let Some(found) = self.pending.pop_front()
+        {
             let value = found.value.as_deref().expect("just fetched");
             append(self.projection, value, &mut self.kvs);
         }
-        // A walk that ended with values pending is done only now; its phase says so already.
         Ok(true)
     }
 }

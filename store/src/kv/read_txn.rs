@@ -152,14 +152,13 @@ impl Evaluation {
             let index = self.shared.index.read();
             let rest = Interval { from: next_key.as_deref().unwrap_or(interval.from), ..*interval };
             let mut resume = None;
-            for (position, (key, entry)) in index.range(&rest).enumerate() {
+            for (position, entry) in index.range(&rest).enumerate() {
                 if position == STEP_KEYS {
-                    resume = Some(key.to_vec());
+                    resume = Some(entry.key().to_vec());
                     break;
                 }
                 let Some(stamp) = entry.live_at(self.pin.revision) else { continue };
-                let value = entry.value.as_ref().filter(|_| stamp.revision == entry.latest.revision);
-                if visit(stamp, value).is_break() {
+                if visit(&stamp, entry.value_at(&stamp)).is_break() {
                     return Ok(());
                 }
             }

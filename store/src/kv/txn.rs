@@ -90,15 +90,15 @@ impl WriteSession<'_> {
     fn compare_interval(&self, compare: &Compare) -> Result<bool, BackendError> {
         let interval = Interval::new(&compare.key, &compare.range_end);
         let mut any = false;
-        for (_, entry) in self.index.range(&interval) {
-            let stamp = &entry.latest;
+        for entry in self.index.range(&interval) {
+            let stamp = &entry.latest();
             if stamp.is_tombstone() {
                 continue;
             }
             any = true;
             let holds = match compares_value(compare) {
                 false => holds_for_stamp(compare, stamp),
-                true => match &entry.value {
+                true => match entry.value() {
                     Some(value) => holds_for_value(compare, value),
                     None => holds_for_value(compare, &self.shared.fetch_known(stamp.revision)?),
                 },
@@ -141,7 +141,7 @@ impl WriteSession<'_> {
             return Err(EtcdError::LeaseNotFound);
         }
         let needs_previous = request.ignore_value || request.ignore_lease;
-        let exists = || self.index.entry(&request.key).is_some_and(|entry| !entry.latest.is_tombstone());
+        let exists = || self.index.entry(&request.key).is_some_and(|entry| entry.is_live());
         if needs_previous && !exists() {
             return Err(EtcdError::KeyNotFound);
         }

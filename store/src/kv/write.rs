@@ -71,7 +71,6 @@ impl<'a> WriteSession<'a> {
         let attached = if lease != 0 && self.shared.leases.read().contains(lease) { lease } else { 0 };
         let scratch = &mut self.uncommitted.scratch;
         let (kv, overwritten) = self.index.put(key, revision, attached, |stamp: &Stamp| {
-            scratch.clear();
             let parts = KeyValueParts {
                 key,
                 create_revision: stamp.create_revision,
@@ -80,8 +79,7 @@ impl<'a> WriteSession<'a> {
                 value,
                 lease,
             };
-            parts.encode(scratch);
-            Arc::from(scratch.as_slice())
+            encode(&parts, scratch)
         });
         let old_lease = overwritten.as_ref().map_or(0, |old| old.lease);
         if old_lease != attached {
@@ -109,8 +107,8 @@ impl<'a> WriteSession<'a> {
         if interval.is_single() {
             return self.delete_key(interval.from).into_iter().collect();
         }
-        let live = self.index.range(interval).filter(|(_, entry)| !entry.latest.is_tombstone());
-        let keys: Vec<Box<[u8]>> = live.map(|(key, _)| key.into()).collect();
+        let live = self.index.range(interval).filter(|entry| entry.is_live());
+        let keys: Vec<Box<[u8]>> = live.map(|entry| entry.key().into()).collect();
         let mut deleted = Vec::with_capacity(keys.len());
         for (position, key) in keys.iter().enumerate() {
             if position % DELETE_STEP_KEYS == DELETE_STEP_KEYS - 1 {
@@ -123,16 +121,18 @@ impl<'a> WriteSession<'a> {
 
     pub(crate) fn delete_key(&mut self, key: &[u8]) -> Option<Overwritten> {
         let revision = Revision::new(self.begin + 1, self.changes);
-        let overwritten = self.index.delete(key, revision)?;
+        let scratch = &mut self.uncommitted.scratch;
+        let (stored, overwritten) = self.index.delete(key, revision, || {
+            let stored = KeyValueParts { key, ..KeyValueParts::default() };
+            encode(&stored, scratch)
+        })?;
         self.changes += 1;
         if overwritten.lease != 0 {
             self.shared.leases.write().detach(overwritten.lease, key);
         }
-        let stored = KeyValueParts { key, ..KeyValueParts::default() };
-        let stored = self.encode(&stored);
         self.append(revision, true, stored);
         let told = KeyValueParts { key, mod_revision: revision.main, ..KeyValueParts::default() };
-        let kv = self.encode(&told);
+        let kv = encode(&told, &mut self.uncommitted.scratch);
         let previous = previous_of(Some(&overwritten));
         self.events.push(Event { kind: EventKind::Delete, revision, kv, created: false, previous });
         Some(overwritten)
@@ -141,12 +141,12 @@ impl<'a> WriteSession<'a> {
     /// The current value of a key that exists.
     pub(crate) fn current(&self, key: &[u8]) -> Result<Option<KvBytes>, BackendError> {
         let Some(entry) = self.index.entry(key) else { return Ok(None) };
-        if entry.latest.is_tombstone() {
+        if !entry.is_live() {
             return Ok(None);
         }
-        match &entry.value {
+        match entry.value() {
             Some(value) => Ok(Some(value.clone())),
-            None => self.shared.fetch_known(entry.latest.revision).map(Some),
+            None => self.shared.fetch_known(entry.latest().revision).map(Some),
         }
     }
 
@@ -167,17 +167,16 @@ impl<'a> WriteSession<'a> {
         }
     }
 
-    fn encode(&mut self, parts: &KeyValueParts<'_>) -> KvBytes {
-        let scratch = &mut self.uncommitted.scratch;
-        scratch.clear();
-        parts.encode(scratch);
-        Arc::from(scratch.as_slice())
-    }
-
     fn append(&mut self, revision: Revision, tombstone: bool, value: KvBytes) {
         self.shared.overlay.write().push(revision, tombstone, value.clone(), self.uncommitted.sequence);
         self.uncommitted.operations.push(Operation::AppendRevision { revision, tombstone, value });
     }
+}
+
+fn encode(parts: &KeyValueParts<'_>, scratch: &mut Vec<u8>) -> KvBytes {
+    scratch.clear();
+    parts.encode(scratch);
+    Arc::from(scratch.as_slice())
 }
 
 fn previous_of(overwritten: Option<&Overwritten>) -> Previous {

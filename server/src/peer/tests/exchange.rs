@@ -40,6 +40,33 @@ fn messages_arrive_whole_and_in_order_over_the_streams() {
 }
 
 #[test]
+fn large_and_many_messages_pass_in_both_directions() {
+    let (one, two) = (Node::start(1), Node::start(2));
+    connect(&one, &two);
+    one.wait_for_streams(2);
+    two.wait_for_streams(1);
+    let data: Vec<u8> = (0..3_000_000u32).map(|number| number.to_le_bytes()[0]).collect();
+    let mut large = entry(1, 1, b"");
+    large.data = Some(data.into());
+    let large = append(1, 2, 1, (0, 0), 0, vec![large]);
+    one.transport.send(vec![large.clone()]);
+    // Fewer than a queue holds: nothing may be lost.
+    for index in 1..2000 {
+        one.transport.send(vec![append(1, 2, 1, (1, index), index, vec![entry(1, index + 1, b"value")])]);
+        two.transport.send(vec![heartbeat(2, 1, index)]);
+    }
+    let received = two
+        .recorder
+        .wait("all appends", |notes| (notes.messages.len() == 2000).then(|| std::mem::take(&mut notes.messages)));
+    assert!(received[0] == large);
+    assert!((0..2000).zip(&received).all(|(commit, message)| message.commit() == commit));
+    let received = one
+        .recorder
+        .wait("all heartbeats", |notes| (notes.messages.len() == 1999).then(|| std::mem::take(&mut notes.messages)));
+    assert!((1..2000).zip(&received).all(|(commit, message)| message.commit() == commit));
+}
+
+#[test]
 fn idle_streams_outlive_the_timeouts() {
     let (one, two) = (Node::start(1), Node::start(2));
     connect(&one, &two);

@@ -48,6 +48,9 @@ type options struct {
 	compactionBatch int
 	unsafeNoFsync   bool
 	watchProgress   time.Duration
+	keepaliveGap    time.Duration
+	keepaliveEvery  time.Duration
+	keepaliveWait   time.Duration
 	ignoreStdin     bool
 }
 
@@ -65,6 +68,9 @@ func run() error {
 	flag.IntVar(&o.compactionBatch, "compaction-batch-limit", 0, "revisions deleted in one step; 0 is etcd's default")
 	flag.BoolVar(&o.unsafeNoFsync, "unsafe-no-fsync", false, "do not sync files")
 	flag.DurationVar(&o.watchProgress, "watch-progress-notify-interval", 0, "0 is etcd's default")
+	flag.DurationVar(&o.keepaliveGap, "grpc-keepalive-min-time", embed.DefaultGRPCKeepAliveMinTime, "between pings of a client")
+	flag.DurationVar(&o.keepaliveEvery, "grpc-keepalive-interval", embed.DefaultGRPCKeepAliveInterval, "silence before a ping")
+	flag.DurationVar(&o.keepaliveWait, "grpc-keepalive-timeout", embed.DefaultGRPCKeepAliveTimeout, "silence after a ping")
 	flag.BoolVar(&o.ignoreStdin, "ignore-stdin", false, "do not stop when stdin closes")
 	flag.Parse()
 	if flag.NArg() != 0 {
@@ -148,6 +154,9 @@ func config(o *options, client, peer *url.URL) *embed.Config {
 	c.MaxRequestBytes = o.maxRequestBytes
 	c.QuotaBackendBytes = o.quota
 	c.UnsafeNoFsync = o.unsafeNoFsync
+	c.GRPCKeepAliveMinTime = o.keepaliveGap
+	c.GRPCKeepAliveInterval = o.keepaliveEvery
+	c.GRPCKeepAliveTimeout = o.keepaliveWait
 	if o.snapshotCount != 0 {
 		c.SnapshotCount = o.snapshotCount
 	}

@@ -1,0 +1,365 @@
+//! The keys in order, in dense chunks.
+//!
+//! A `BTreeMap` of entries keeps its nodes little more than half full when keys come in rising order, as they mostly do,
+//! and has the key beside each entry. Here a `BTreeMap` holds chunks of up to [`CHUNK_KEYS`] entries, each under a bound
+//! that none of its keys is below: the bound of the first is the empty key. A full chunk that grows at its end is left
+//! full; one that grows in the middle is split.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::ops::Bound;
+
+use super::key_entry::KeyEntry;
+
+/// Entries of a chunk at most. More make insertions in the middle dearer, fewer make more chunks.
+const CHUNK_KEYS: usize = 64;
+
+/// A chunk grows by this many entries at a time, so that a sparse one is small.
+const CHUNK_GROWTH_KEYS: usize = 8;
+
+type Chunk = Vec<KeyEntry>;
+
+#[derive(Debug)]
+pub(crate) struct KeyTable {
+    /// Never without the chunk of the empty bound. Only that one may be empty.
+    chunks: BTreeMap<Box<[u8]>, Chunk>,
+}
+
+/// Whether an entry stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Keep,
+    Remove,
+}
+
+impl KeyTable {
+    pub(crate) fn new() -> Self {
+        Self::from_sorted(std::iter::empty())
+    }
+
+    /// # Panics
+    /// If the keys do not rise.
+    pub(crate) fn from_sorted(entries: impl Iterator<Item = KeyEntry>) -> Self {
+        let mut chunks: Vec<(Box<[u8]>, Chunk)> = vec![(Box::default(), Chunk::new())];
+        for entry in entries {
+            let (_, chunk) = chunks.last().expect("begun with one");
+            assert!(chunk.last().is_none_or(|last| last.key() < entry.key()), "keys rise");
+            if chunk.len() == CHUNK_KEYS {
+                chunks.push((entry.key().into(), Chunk::new()));
+            }
+            let (_, chunk) = chunks.last_mut().expect("begun with one");
+            grow(chunk);
+            chunk.push(entry);
+        }
+        Self { chunks: BTreeMap::from_iter(chunks) }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyEntry> {
+        let chunk = self.chunk_of(key);
+        let position = search(chunk, key).ok()?;
+        Some(&chunk[position])
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: &[u8]) -> Option<&mut KeyEntry> {
+        let chunk = self.chunk_of_mut(key);
+        let position = search(chunk, key).ok()?;
+        Some(&mut chunk[position])
+    }
+
+    /// # Panics
+    /// If the key is there already.
+    pub(crate) fn insert(&mut self, entry: KeyEntry) {
+        let chunk = self.chunk_of_mut(entry.key());
+        let position = search(chunk, entry.key()).expect_err("only new keys are inserted");
+        if chunk.len() < CHUNK_KEYS {
+            grow(chunk);
+            return chunk.insert(position, entry);
+        }
+        // At its end a full chunk stays full: keys mostly come in rising order.
+        let middle = if position == CHUNK_KEYS { CHUNK_KEYS } else { CHUNK_KEYS / 2 };
+        let mut upper = chunk.split_off(middle);
+        let (half, position) =
+            if position < middle { (&mut *chunk, position) } else { (&mut upper, position - middle) };
+        half.reserve_exact(CHUNK_GROWTH_KEYS);
+        half.insert(position, entry);
+        if middle < CHUNK_KEYS {
+            chunk.shrink_to(middle + CHUNK_GROWTH_KEYS);
+        }
+        let bound = upper[0].key().into();
+        self.chunks.insert(bound, upper);
+    }
+
+    /// Entries with `from <= key`, up to the end.
+    pub(crate) fn range<'a, 'e>(&'a self, from: &[u8], end: Bound<&'e [u8]>) -> Entries<'a, 'e> {
+        let mut chunks = self.chunks.range::<[u8], _>((Bound::Excluded(from), Bound::Unbounded));
+        let first = self.chunk_of(from);
+        let rest = &first[search(first, from).unwrap_or_else(|position| position)..];
+        let entries = up_to(rest, end);
+        if entries.len() < rest.len() {
+            chunks = btree_map::Range::default();
+        }
+        Entries { entries: entries.iter(), chunks, end }
+    }
+
+    /// The entry alone, as a range.
+    pub(crate) fn single(&self, key: &[u8]) -> Entries<'_, 'static> {
+        let entries = self.get(key).map_or(&[][..], std::slice::from_ref);
+        Entries { entries: entries.iter(), chunks: btree_map::Range::default(), end: Bound::Unbounded }
+    }
+
+    /// Visits the entries from `from` on and removes those that are to go. `visit` ends it with `None`, and then the key of
+    /// that entry is returned.
+    pub(crate) fn retain_from(
+        &mut self,
+        from: &[u8],
+        mut visit: impl FnMut(&mut KeyEntry) -> Option<Verdict>,
+    ) -> Option<Box<[u8]>> {
+        let mut stopped = None;
+        let mut sparse = Vec::new();
+        let first: Box<[u8]> = self.bound_of(from).into();
+        for (bound, chunk) in self.chunks.range_mut::<[u8], _>((Bound::Included(&*first), Bound::Unbounded)) {
+            let before = chunk.len();
+            chunk.retain_mut(|entry| {
+                if stopped.is_some() || entry.key() < from {
+                    return true;
+                }
+                match visit(entry) {
+                    Some(verdict) => verdict == Verdict::Keep,
+                    None => {
+                        stopped = Some(entry.key().into());
+                        true
+                    }
+                }
+            });
+            if chunk.len() < before {
+                sparse.push(bound.clone());
+            }
+            if stopped.is_some() {
+                break;
+            }
+        }
+        for bound in sparse {
+            self.join_with_next(&bound);
+        }
+        stopped
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut KeyEntry> {
+        self.chunks.values_mut().flatten()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &KeyEntry> {
+        self.chunks.values().flatten()
+    }
+
+    /// A chunk that lost entries gives back its room, and takes in its successor if one chunk has room for both.
+    fn join_with_next(&mut self, bound: &[u8]) {
+        let Some(chunk) = self.chunks.get(bound) else { return };
+        let mut later = self.chunks.range::<[u8], _>((Bound::Excluded(bound), Bound::Unbounded));
+        let next = later.next().filter(|(_, next)| chunk.len() + next.len() <= CHUNK_KEYS / 2);
+        let taken = next.map(|(next, _)| next.clone()).and_then(|next| self.chunks.remove(&next));
+        let chunk = self.chunks.get_mut(bound).expect("seen above");
+        chunk.extend(taken.unwrap_or_default());
+        chunk.shrink_to_fit();
+        if chunk.is_empty() && !bound.is_empty() {
+            self.chunks.remove(bound);
+        }
+    }
+
+    fn bound_of(&self, key: &[u8]) -> &[u8] {
+        self.chunks
+            .range::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
+            .next_back()
+            .map_or(&[], |(bound, _)| bound)
+    }
+
+    #[inline]
+    fn chunk_of(&self, key: &[u8]) -> &Chunk {
+        let mut up_to_key = self.chunks.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
+        up_to_key.next_back().expect("the empty bound is below every key").1
+    }
+
+    #[inline]
+    fn chunk_of_mut(&mut self, key: &[u8]) -> &mut Chunk {
+        let mut up_to_key = self.chunks.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
+        up_to_key.next_back().expect("the empty bound is below every key").1
+    }
+}
+
+#[inline]
+fn search(chunk: &[KeyEntry], key: &[u8]) -> Result<usize, usize> {
+    chunk.binary_search_by(|entry| entry.key().cmp(key))
+}
+
+fn grow(chunk: &mut Chunk) {
+    if chunk.len() == chunk.capacity() {
+        chunk.reserve_exact(CHUNK_GROWTH_KEYS);
+    }
+}
+
+/// The entries of a chunk before the end.
+fn up_to<'a>(chunk: &'a [KeyEntry], end: Bound<&[u8]>) -> &'a [KeyEntry] {
+    let within = |entry: &KeyEntry| match end {
+        Bound::Unbounded => true,
+        Bound::Included(end) => entry.key().cmp(end) != Ordering::Greater,
+        Bound::Excluded(end) => entry.key() < end,
+    };
+    match chunk.last() {
+        Some(last) if !within(last) => &chunk[..chunk.partition_point(within)],
+        _ => chunk,
+    }
+}
+
+/// Entries in order.
+pub(crate) struct Entries<'a, 'e> {
+    entries: std::slice::Iter<'a, KeyEntry>,
+    /// Chunks that may have more.
+    chunks: btree_map::Range<'a, Box<[u8]>, Chunk>,
+    end: Bound<&'e [u8]>,
+}
+
+impl Entries<'_, '_> {
+    pub(crate) fn empty() -> Self {
+        Self { entries: [].iter(), chunks: btree_map::Range::default(), end: Bound::Unbounded }
+    }
+}
+
+impl<'a> Iterator for Entries<'a, '_> {
+    type Item = &'a KeyEntry;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(entry) = self.entries.next() {
+                return Some(entry);
+            }
+            let (_, chunk) = self.chunks.next()?;
+            let entries = up_to(chunk, self.end);
+            if entries.len() < chunk.len() {
+                self.chunks = btree_map::Range::default();
+            }
+            self.entries = entries.iter();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::key_entry::{Stamp, key_alone};
+    use crate::revision::Revision;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u16),
+        /// Rising keys from here on, as many.
+        InsertRun(u16, u16),
+        /// From here on every key whose number is not a multiple of the second goes, up to a third.
+        Remove(u16, u16, u16),
+    }
+
+    fn key(number: u16) -> Vec<u8> {
+        // Lengths differ, so that the order is not that of the numbers.
+        format!("{number:x}").into_bytes()
+    }
+
+    fn entry(key: &[u8]) -> KeyEntry {
+        KeyEntry::new(key_alone(key), false, Stamp::tombstone(Revision::new(1, 0)), 0)
+    }
+
+    fn insert(table: &mut KeyTable, model: &mut BTreeSet<Vec<u8>>, key: &[u8]) {
+        assert_eq!(table.get_mut(key).is_some(), !model.insert(key.to_vec()));
+        if table.get(key).is_none() {
+            table.insert(entry(key));
+        }
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..2000u16).prop_map(Step::Insert),
+            2 => (0..2000u16, 1..300u16).prop_map(|(from, count)| Step::InsertRun(from, count)),
+            2 => (0..2000u16, 2..50u16, 0..2500u16).prop_map(|(from, keep, until)| Step::Remove(from, keep, until)),
+        ];
+        proptest::collection::vec(step, 1..60)
+    }
+
+    fn check(table: &KeyTable, model: &BTreeSet<Vec<u8>>, from: u16, end: u16) {
+        let keys: Vec<&[u8]> = table.iter().map(KeyEntry::key).collect();
+        assert_eq!(keys, model.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        assert!(table.chunks.contains_key(&[][..]));
+        for (bound, chunk) in &table.chunks {
+            assert!(chunk.len() <= CHUNK_KEYS && chunk.iter().all(|entry| entry.key() >= &**bound));
+            assert!(!chunk.is_empty() || bound.is_empty());
+            assert!(chunk.capacity() <= chunk.len() + CHUNK_GROWTH_KEYS);
+        }
+        let (from, end) = (key(from), key(end));
+        for bound in [Bound::Unbounded, Bound::Excluded(&*end), Bound::Included(&*end)] {
+            let within = |key: &&Vec<u8>| match bound {
+                Bound::Unbounded => true,
+                Bound::Included(end) => key.as_slice() <= end,
+                Bound::Excluded(end) => key.as_slice() < end,
+            };
+            let expected: Vec<&[u8]> =
+                model.iter().filter(|key| **key >= from).filter(within).map(Vec::as_slice).collect();
+            let found: Vec<&[u8]> = table.range(&from, bound).map(KeyEntry::key).collect();
+            assert_eq!(found, expected);
+        }
+        assert_eq!(table.get(&from).map(KeyEntry::key), model.get(&from).map(Vec::as_slice));
+        assert_eq!(table.single(&from).count(), usize::from(model.contains(&from)));
+    }
+
+    fn run(steps: Vec<Step>) {
+        let (mut table, mut model) = (KeyTable::new(), BTreeSet::new());
+        for step in steps {
+            match step {
+                Step::Insert(number) => {
+                    let key = key(number);
+                    insert(&mut table, &mut model, &key);
+                }
+                Step::InsertRun(from, count) => {
+                    for number in from..from + count {
+                        let key = key(number);
+                        insert(&mut table, &mut model, &key);
+                    }
+                }
+                Step::Remove(from, keep, until) => {
+                    let (from, until) = (key(from), key(until));
+                    let goes = |key: &[u8]| !key.iter().map(|byte| u16::from(*byte)).sum::<u16>().is_multiple_of(keep);
+                    let stopped = table.retain_from(&from, |entry| {
+                        (entry.key() < &*until).then(|| if goes(entry.key()) { Verdict::Remove } else { Verdict::Keep })
+                    });
+                    let expected = model.iter().find(|key| **key >= from && **key >= until);
+                    assert_eq!(stopped.as_deref(), expected.map(Vec::as_slice));
+                    model.retain(|key| *key < from || *key >= until || !goes(key));
+                }
+            }
+            let number = (model.len() * 7 % 2000) as u16;
+            check(&table, &model, number, number + 300);
+        }
+        let rebuilt = KeyTable::from_sorted(model.iter().map(|key| entry(key)));
+        check(&rebuilt, &model, 0, 500);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn behaves_like_a_sorted_set(steps in steps()) {
+            run(steps);
+        }
+    }
+
+    #[test]
+    fn keys_that_come_in_order_fill_their_chunks() {
+        let mut table = KeyTable::new();
+        for number in 0..10_000u32 {
+            let key = format!("{number:08}").into_bytes();
+            table.insert(entry(&key));
+        }
+        assert_eq!(table.chunks.len(), 10_000usize.div_ceil(CHUNK_KEYS));
+    }
+}
