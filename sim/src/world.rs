@@ -357,9 +357,10 @@ impl World {
         if self.machines[machine].running.is_some() || self.machines[machine].is_gone {
             return Ok(());
         }
-        let seed = self.random.next();
+        let seed = self.random.number();
         // The calendar was set while the machine was down, or never was right.
-        self.machines[machine].calendar_offset = self.random.below(2 * CALENDAR_OFFSET_MAX) as i64 - CALENDAR_OFFSET_MAX as i64;
+        self.machines[machine].calendar_offset =
+            self.random.below(2 * CALENDAR_OFFSET_MAX) as i64 - CALENDAR_OFFSET_MAX as i64;
         let (now, id) = (self.now, self.machines[machine].id);
         if let Err(reason) = self.machines[machine].boot(now, seed) {
             if !reason.contains("simulated failure") {
