@@ -220,9 +220,9 @@ impl Peers for Links {
 }
 
 impl PeerEvents for Links {
-    fn receive(&self, message: raftpb::Message) {
+    fn receive(&self, messages: Vec<raftpb::Message>) {
         if let Some(core) = self.core.upgrade() {
-            core.receive(message);
+            core.receive(messages);
         }
     }
 

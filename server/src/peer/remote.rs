@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -133,19 +134,20 @@ impl Remote {
         })
     }
 
-    /// Appends go on the stream of appends, others on the stream of messages, and what has no stream is posted.
-    pub fn send(&self, message: Message) {
+    /// Appends go on the stream of appends, others on the stream of messages, and what has no stream is posted. Streams
+    /// that slept are put into `wakers`.
+    pub fn send(&self, message: Message, wakers: &mut Vec<Waker>) {
         let kind = message.r#type();
         let mut message = message;
         if let Some(streams) = self.streams.as_ref().filter(|_| kind != MessageType::MsgSnap) {
             if kind == MessageType::MsgApp {
-                match streams.appends.offer(message) {
+                match streams.appends.offer(message, wakers) {
                     Offer::Taken => return,
                     Offer::Full => return self.note_drop(kind, "streamMsgAppV2"),
                     Offer::Detached(back) => message = *back,
                 }
             }
-            match streams.messages.offer(message) {
+            match streams.messages.offer(message, wakers) {
                 Offer::Taken => return,
                 Offer::Full => return self.note_drop(kind, "streamMsg"),
                 Offer::Detached(back) => message = *back,
@@ -287,10 +289,20 @@ impl Remote {
         while let Some(piece) = next_piece(&mut body, READ_TIMEOUT).await? {
             self.status.metrics.received_bytes.add(piece.len() as u64);
             decoder.push(&piece);
-            while let Some(message) = decoder.next().map_err(io::Error::other)? {
-                if self.shared.deliver(message).is_err() {
-                    self.status.metrics.received_failures.add(1);
+            let mut messages = Vec::new();
+            let ended = loop {
+                match decoder.next() {
+                    Ok(Some(message)) if self.shared.admit(&message).is_ok() => messages.push(message),
+                    Ok(Some(_)) => self.status.metrics.received_failures.add(1),
+                    Ok(None) => break None,
+                    Err(error) => break Some(error),
                 }
+            };
+            if !messages.is_empty() {
+                self.shared.events.receive(messages);
+            }
+            if let Some(error) = ended {
+                return Err(io::Error::other(error));
             }
         }
         Ok(())

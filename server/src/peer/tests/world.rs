@@ -68,8 +68,8 @@ impl Recorder {
 }
 
 impl PeerEvents for Recorder {
-    fn receive(&self, message: Message) {
-        self.change(|notes| notes.messages.push(message));
+    fn receive(&self, messages: Vec<Message>) {
+        self.change(|notes| notes.messages.extend(messages));
     }
 
     fn receive_snapshot(&self, message: Message, database: PathBuf) -> Answer<Result<(), String>> {
