@@ -326,6 +326,17 @@ impl Consensus {
         self.raw.report_unreachable(member_id);
     }
 
+    /// The peer is known to have ended: nothing listens where it did. If it led, there is nobody whose time as a leader has
+    /// to be waited out: as if nothing had been heard of it for an election timeout, this member votes for others, and
+    /// stands itself after what its seed adds to the timeout. Raft is safe at any timing, so a mistake costs an election
+    /// that the others refuse.
+    pub fn report_gone(&mut self, member_id: u64) {
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Follower && member_id != 0 && raft.leader_id == member_id {
+            raft.election_elapsed = raft.election_elapsed.max(self.election_ticks);
+        }
+    }
+
     /// The snapshot for the peer was taken in by it, or was lost on the way.
     pub fn report_snapshot(&mut self, member_id: u64, arrived: bool) {
         let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };

@@ -2,8 +2,8 @@
 //!
 //! Two locks, always taken in this order. `log` belongs to whoever drives: it takes proposals into raft, writes and syncs
 //! the WAL, applies what became committed. `state` guards raft, store and timers, and is held only between disk calls,
-//! so reads never wait for the disk. Without others to wait for, a connection thread drives its own small batches while
-//! syncs are quick; everything else is driven by the log thread. The raft thread moves raft's clock, and what peers send is
+//! so reads never wait for the disk. A connection thread drives its own small batches while syncs are quick; everything
+//! else is driven by the log thread. The raft thread moves raft's clock, and what peers send is
 //! taken on the thread that reads it; neither ever touches the disk, so that no heartbeat waits for it.
 
 use std::sync::Arc;
@@ -107,7 +107,6 @@ pub struct Core {
     backend_in_use_bytes: AtomicU64,
     stopping: AtomicBool,
     is_learner: AtomicBool,
-    propose_now: bool,
     /// Whether a linearizable read may find that it needs nobody else; whether it does is raft's to say.
     is_alone: AtomicBool,
     compactions_scheduled: AtomicU64,
@@ -228,7 +227,6 @@ impl Core {
             backend_in_use_bytes: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             is_learner: AtomicBool::new(false),
-            propose_now: std::env::var_os("X_PROPOSE_NOW").is_some(),
             is_alone: AtomicBool::new(true),
             compactions_scheduled: AtomicU64::new(0),
             compactions_finished: AtomicU64::new(0),
@@ -423,15 +421,15 @@ impl Core {
     }
 
     /// Commits a small batch on the calling connection thread if the disk is quick and nobody else is driving. Returns
-    /// false, with the batch untouched, if the log thread should do it. Replies for `worker` go to `own`. A member that
-    /// waits for others anyway does not wait for the disk: what is proposed leaves at once, the log thread writes it.
+    /// false, with the batch untouched, if the log thread should do it. Replies for `worker` go to `own`. What
+    /// another member is to take into its log leaves at once, and waits for no disk here.
     pub fn drive_inline(
         &self,
         proposals: &mut Vec<Proposal<Waiter>>,
         worker: usize,
         own: &mut Vec<(SlotKey, Outcome)>,
     ) -> bool {
-        if !self.is_alone.load(Ordering::Relaxed) && (self.leader() != self.config.member_id || self.propose_now) {
+        if self.leader() != self.config.member_id {
             self.turn(|member, now, turn| member.propose(now, proposals.drain(..), turn));
             let refused = proposals.drain(..).map(|proposal| proposal.waiter);
             self.refuse_stopped(refused);

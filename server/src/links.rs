@@ -253,6 +253,14 @@ impl PeerEvents for Links {
         }
     }
 
+    fn gone(&self, member_id: u64) {
+        if let Some(core) = self.core.upgrade()
+            && core.leader() == member_id
+        {
+            core.turn(|member, _, _| member.consensus_mut().report_gone(member_id));
+        }
+    }
+
     fn snapshot_sent(&self, member_id: u64, ok: bool) {
         if let Some(core) = self.core.upgrade() {
             core.turn(|member, _, _| member.consensus_mut().report_snapshot(member_id, ok));

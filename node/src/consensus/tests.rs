@@ -239,6 +239,31 @@ fn any_member_takes_proposals_and_reads() {
 }
 
 #[test]
+fn a_leader_that_ended_is_followed_before_its_time_is_over() {
+    let mut cluster = Cluster::new();
+    cluster.cut = vec![1];
+    // One whose leader is still heard of does not vote, so that nobody is disturbed by the mistake of another.
+    cluster.member(2).report_gone(1);
+    cluster.member(2).report_gone(3);
+    for _ in 0..10 {
+        cluster.member(2).tick();
+    }
+    cluster.run();
+    assert_eq!(cluster.member(2).role(), Role::Candidate);
+    let mut cluster = Cluster::new();
+    cluster.cut = vec![1];
+    for _ in 0..10 {
+        for id in [2, 3] {
+            cluster.member(id).report_gone(1);
+            cluster.member(id).tick();
+        }
+        cluster.run();
+    }
+    let roles = [cluster.member(2).role(), cluster.member(3).role()];
+    assert!(roles.contains(&Role::Leader), "{roles:?}");
+}
+
+#[test]
 fn of_three_members_the_one_that_asks_confirms_the_leader() {
     let mut cluster = Cluster::new();
     let commit = cluster.member(1).commit_index();

@@ -30,6 +30,10 @@ pub trait PeerEvents: Send + Sync + 'static {
     /// Messages to the member were lost (raft's `ReportUnreachable`).
     fn unreachable(&self, member_id: u64);
 
+    /// The member's process ended: both its streams did, and nothing listens at any of its URLs. Comes again for as long as
+    /// it is so.
+    fn gone(&self, member_id: u64);
+
     /// How sending a snapshot ended (raft's `ReportSnapshot`).
     fn snapshot_sent(&self, member_id: u64, ok: bool);
 

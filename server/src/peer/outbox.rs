@@ -294,7 +294,8 @@ mod tests {
     use super::*;
 
     fn append(index: u64, entries: std::ops::Range<u64>, commit: u64) -> Message {
-        let entry = |index| Entry { index: Some(index), term: Some(3), data: Some(vec![7; 10].into()), r#type: Some(0) };
+        let entry =
+            |index| Entry { index: Some(index), term: Some(3), data: Some(vec![7; 10].into()), r#type: Some(0) };
         Message {
             r#type: Some(MessageType::MsgApp.into()),
             term: Some(3),

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -45,6 +46,10 @@ pub(crate) struct Remote {
     streams: Option<Streams>,
     pipeline: Pipeline,
     drops: Mutex<Drops>,
+    /// Streams from the member that are read at present.
+    streams_read: AtomicUsize,
+    /// Dials that found nobody listening, one after another.
+    refusals: AtomicUsize,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -100,6 +105,8 @@ impl Remote {
             streams,
             pipeline: Pipeline { queue: Mutex::new(Queue::new(PEER_PIPELINE_MESSAGES_MAX)), wake: Notify::new() },
             drops: Mutex::default(),
+            streams_read: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
             tasks: Mutex::default(),
         });
         let workers = (0..PEER_PIPELINE_CONNECTIONS)
@@ -210,9 +217,11 @@ impl Remote {
                 Err(error) => {
                     self.url_failed(&url);
                     self.status.deactivate(kind.name(), "dial", &error.to_string());
+                    self.note_failed_dial(&error);
                     continue;
                 }
             };
+            self.refusals.store(0, Ordering::Relaxed);
             self.status.activate();
             tracing::info!(
                 stream_reader_type = kind.name(),
@@ -220,7 +229,9 @@ impl Remote {
                 remote_peer_id = self.status.hex(),
                 "established TCP streaming connection with remote peer"
             );
+            self.streams_read.fetch_add(1, Ordering::Relaxed);
             let error = self.decode_stream(kind, body).await.err();
+            self.streams_read.fetch_sub(1, Ordering::Relaxed);
             let reason = error.as_ref().map_or_else(|| "EOF".to_owned(), io::Error::to_string);
             tracing::warn!(
                 stream_reader_type = kind.name(),
@@ -233,6 +244,17 @@ impl Remote {
             if error.is_some_and(|error| error.kind() != io::ErrorKind::UnexpectedEof) {
                 self.status.deactivate(kind.name(), "read", &reason);
             }
+        }
+    }
+
+    /// A machine that answers, on which nobody listens, tells that the process ended: sooner than silence does.
+    fn note_failed_dial(&self, error: &io::Error) {
+        if error.kind() != io::ErrorKind::ConnectionRefused {
+            return self.refusals.store(0, Ordering::Relaxed);
+        }
+        let refusals = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
+        if refusals >= self.urls.lock().urls.len() && self.streams_read.load(Ordering::Relaxed) == 0 {
+            self.shared.events.gone(self.member_id);
         }
     }
 
