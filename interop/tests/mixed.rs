@@ -56,7 +56,6 @@ async fn load(cluster: &Cluster, what: &str, seed: u64, operations: u64) {
 /// old and new members lead.
 async fn join_and_lead(three: &Program, joiner: &Program) {
     let mut cluster = Cluster::found(&[three, three, three], LENIENT).await;
-    load(&cluster, "before", 1, operations() / 5).await;
     let joined = cluster.join(joiner, true, 0).await;
     cluster.promote(joined, 1).await;
     load(&cluster, "joined", 2, operations() / 2).await;
@@ -85,37 +84,39 @@ async fn join_and_lead(three: &Program, joiner: &Program) {
     load(&cluster, "the joiner is gone", 6, operations() / 5).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn kvorum_joins_etcd() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), etcd()) else { return };
     join_and_lead(&etcd, &kvorum).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn etcd_joins_kvorum() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), etcd()) else { return };
     join_and_lead(&kvorum, &etcd).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn kvorum_joins_the_previous_etcd() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), previous_etcd()) else { return };
     join_and_lead(&etcd, &kvorum).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn the_previous_etcd_joins_kvorum() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), previous_etcd()) else { return };
     join_and_lead(&kvorum, &etcd).await;
 }
 
 /// Every member is replaced by one of the other program, and back, while clients go on.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_cluster_is_replaced_member_by_member() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), etcd()) else { return };
     let mut cluster = Cluster::found(&[&etcd, &etcd, &etcd], LENIENT).await;
     let channels = cluster.nodes.iter().map(|node| node.channel.clone()).collect();
-    let light = Load { tolerant: true, pause: Duration::from_millis(100), ..Load::new(channels, 7, u64::MAX) };
+    let mut light = Load::new(channels, 7, u64::MAX);
+    light.tolerant = true;
+    light.pause = Duration::from_millis(100);
     let light = Arc::new(light);
     let running = tokio::spawn({
         let light = Arc::clone(&light);
@@ -140,7 +141,7 @@ async fn a_cluster_is_replaced_member_by_member() {
 }
 
 /// A full store, a corrupt one and a downgrade, as each member takes them from the other's entries.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn alarms_quotas_and_downgrades() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), etcd()) else { return };
     let flags = ["--strict-reconfig-check=false", "--quota-backend-bytes=4194304"];
@@ -241,7 +242,7 @@ async fn downgrade_and_cancel(cluster: &Cluster, through: usize) {
 }
 
 /// What this version does not know must not be skipped: the member stops and says where. The others go on.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_entry_of_the_unknown_stops_the_member() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), etcd()) else { return };
     let mut cluster = Cluster::found(&[&etcd, &kvorum, &etcd], LENIENT).await;

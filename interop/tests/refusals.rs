@@ -239,7 +239,7 @@ async fn script(program: &Program) -> Table {
     table
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn refusals_are_etcds() {
     let Some(kvorum) = tools::or_skip(tools::server_under_test()) else { return };
     let Some(etcd) = tools::or_skip(tools::etcd()) else { return };
