@@ -273,7 +273,9 @@ impl Holdings {
         let mut members = node.cluster().member_list(request).await.expect("members").into_inner().members;
         members.sort_by_key(|member| member.id);
         let request = pb::AlarmRequest::default();
-        let alarms = ask.maintenance().alarm(request).await.expect("alarms").into_inner().alarms;
+        let mut alarms = ask.maintenance().alarm(request).await.expect("alarms").into_inner().alarms;
+        // etcd keeps them in a map without order.
+        alarms.sort_by_key(|alarm| (alarm.alarm, alarm.member_id));
         Holdings {
             revision: hashed.header.unwrap_or_default().revision,
             hash: hashed.hash,

@@ -66,8 +66,7 @@ async fn changes(table: &mut Table, leader: &Node, follower: &Node) {
         table.ask(format!("{role}: update nobody"), cluster.member_update(request)).await;
         let request = pb::MemberUpdateRequest { id: follower.id, peer_urls: vec![urls[0].to_owned()] };
         table.ask(format!("{role}: update to another's URL"), cluster.member_update(request)).await;
-        let request = pb::MemberUpdateRequest { id: follower.id, peer_urls: vec!["nonsense".to_owned()] };
-        table.ask(format!("{role}: update to no URL"), cluster.member_update(request)).await;
+        // An update to what is no URL is not asked for: every other member of etcd would panic over it.
         table.ask(format!("{role}: promote nobody"), cluster.member_promote(pb::MemberPromoteRequest { id: 1 })).await;
         let request = pb::MemberPromoteRequest { id: follower.id };
         table.ask(format!("{role}: promote a voter"), cluster.member_promote(request)).await;
@@ -144,7 +143,7 @@ async fn services(table: &mut Table, role: &str, node: &Node) {
 /// Streams that ask for a leader end when there is none for three election timeouts.
 async fn streams_that_ask_for_a_leader(
     node: &Node,
-) -> (impl Future<Output = Result<(), Status>>, impl Future<Output = Result<(), Status>>) {
+) -> (impl Future<Output = Result<(), Status>> + use<>, impl Future<Output = Result<(), Status>> + use<>) {
     let create = pb::WatchCreateRequest { key: "never".into(), ..Default::default() };
     let create = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
     let open = futures_util::StreamExt::chain(futures_util::stream::iter([create]), futures_util::stream::pending());
