@@ -216,8 +216,18 @@ impl Cluster {
         assert_eq!(self.leader().await, index, "{} leads", self.nodes[index].name);
     }
 
-    /// Waits until every member has applied the same entries, and demands that they then hold the same: revision,
-    /// `HashKV`, leases with their keys, members, alarms, downgrade. Gives revision and hash.
+    /// The nodes that answer more than questions about themselves.
+    ///
+    /// # Panics
+    /// When one has no status.
+    pub async fn voters(&self) -> Vec<&Node> {
+        let statuses = join_all(self.nodes.iter().map(Node::status)).await;
+        let statuses = statuses.into_iter().map(|status| status.expect("a member has a status"));
+        self.nodes.iter().zip(statuses).filter(|(_, status)| !status.is_learner).map(|(node, _)| node).collect()
+    }
+
+    /// Waits until every member has applied the same entries, and demands that voters then hold the same: revision,
+    /// `HashKV`, leases with their keys, members, alarms, cluster version. Gives revision and hash.
     ///
     /// # Panics
     /// When they do not.
@@ -231,9 +241,10 @@ impl Cluster {
             if agree { Ok(()) } else { Err(Status::unavailable(format!("applied {applied:?}"))) }
         });
         agreed.await.expect("all members apply all entries");
-        let holdings = join_all(self.nodes.iter().map(|node| Holdings::of(&self.nodes, node))).await;
-        for (node, holding) in self.nodes.iter().zip(&holdings) {
-            assert_eq!(*holding, holdings[0], "{} holds what {} holds", node.name, self.nodes[0].name);
+        let voters = self.voters().await;
+        let holdings = join_all(voters.iter().map(|node| Holdings::of(node))).await;
+        for (node, holding) in voters.iter().zip(&holdings) {
+            assert_eq!(*holding, holdings[0], "{} holds what {} holds", node.name, voters[0].name);
         }
         (holdings[0].revision, holdings[0].hash)
     }
@@ -253,17 +264,14 @@ struct Holdings {
 }
 
 impl Holdings {
-    async fn of(nodes: &[Node], node: &Node) -> Holdings {
+    async fn of(node: &Node) -> Holdings {
         let hashed = node.maintenance().hash_kv(pb::HashKvRequest { revision: 0 }).await;
         let hashed = hashed.unwrap_or_else(|status| panic!("{} has no hash: {status}", node.name)).into_inner();
-        let learner = node.status().await.expect("a status").is_learner;
-        // A learner refuses what is not about itself.
-        let ask = if learner { nodes.first().expect("there are nodes") } else { node };
-        let leases = ask.lease().lease_leases(pb::LeaseLeasesRequest {}).await.expect("leases").into_inner().leases;
+        let leases = node.lease().lease_leases(pb::LeaseLeasesRequest {}).await.expect("leases").into_inner().leases;
         let mut held = Vec::new();
         for lease in leases {
             let request = pb::LeaseTimeToLiveRequest { id: lease.id, keys: true };
-            let times = ask.lease().lease_time_to_live(request).await.expect("a lease's times").into_inner();
+            let times = node.lease().lease_time_to_live(request).await.expect("a lease's times").into_inner();
             let mut keys = times.keys;
             keys.sort();
             held.push((lease.id, times.granted_ttl, keys));
@@ -273,7 +281,7 @@ impl Holdings {
         let mut members = node.cluster().member_list(request).await.expect("members").into_inner().members;
         members.sort_by_key(|member| member.id);
         let request = pb::AlarmRequest::default();
-        let mut alarms = ask.maintenance().alarm(request).await.expect("alarms").into_inner().alarms;
+        let mut alarms = node.maintenance().alarm(request).await.expect("alarms").into_inner().alarms;
         // etcd keeps them in a map without order.
         alarms.sort_by_key(|alarm| (alarm.alarm, alarm.member_id));
         Holdings {

@@ -15,9 +15,8 @@ use pb::response_op::Response;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::call::{Call, Reply};
+use crate::call::{Call, Outcome, Reply};
 use crate::random::Random;
-use crate::raw::Failure;
 
 /// Tasks at work at the same time.
 const TASKS: usize = 12;
@@ -59,6 +58,17 @@ pub struct Load {
 pub struct Tally {
     pub done: BTreeMap<&'static str, u64>,
     pub failed: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    fn count(&mut self, what: &'static str, outcome: &Outcome) {
+        match outcome {
+            Ok(_) => *self.done.entry(what).or_default() += 1,
+            Err(failure) => {
+                *self.failed.entry(format!("{what}: {:?} {}", failure.code, failure.message)).or_default() += 1;
+            }
+        }
+    }
 }
 
 impl Load {
@@ -186,24 +196,19 @@ impl Task {
     }
 
     /// Sends to any member. `None` is an unknown outcome, which only a tolerant load may have.
-    async fn send(&mut self, what: &'static str, call: Call) -> Option<Result<Reply, Failure>> {
+    async fn send(&mut self, what: &'static str, call: Call) -> Option<Outcome> {
         let channel = {
             let channels = self.load.channels.lock().expect("no panic");
             self.random.pick(&channels)
         };
         let outcome = call.send(&channel).await;
-        let mut tally = self.load.tally.lock().expect("no panic");
+        self.load.tally.lock().expect("no panic").count(what, &outcome);
         match &outcome {
-            Ok(reply) => {
-                *tally.done.entry(what).or_default() += 1;
-                self.load.revision.fetch_max(reply.revision().unwrap_or(0), Ordering::Relaxed);
-            }
+            Ok(reply) => drop(self.load.revision.fetch_max(reply.revision().unwrap_or(0), Ordering::Relaxed)),
+            Err(failure) if matches!(failure.code, Code::NotFound | Code::OutOfRange) => {}
             Err(failure) => {
-                *tally.failed.entry(format!("{what}: {:?} {}", failure.code, failure.message)).or_default() += 1;
-                if !matches!(failure.code, Code::NotFound | Code::OutOfRange) {
-                    assert!(self.load.tolerant, "{what}: {failure:?}");
-                    return None;
-                }
+                assert!(self.load.tolerant, "{what}: {failure:?}");
+                return None;
             }
         }
         Some(outcome)

@@ -302,7 +302,8 @@ impl<W> Member<W> {
         self.reads.take_expired(now, |waiter| turn.reads.push((waiter, Err(EtcdError::Timeout))));
         while self.held.front().is_some_and(|(deadline, _)| *deadline <= now) {
             let (_, proposal) = self.held.pop_front().expect("looked at above");
-            turn.replies.push((proposal.waiter, Err(EtcdError::Timeout)));
+            // It was never proposed, which etcd tells apart from a proposal whose outcome is unknown.
+            turn.replies.push((proposal.waiter, Err(EtcdError::DeadlineExceeded)));
         }
         if let Some(context) = self.reads.context() {
             self.ask_for_reads(context);

@@ -100,6 +100,8 @@ pub struct Core {
     leader: AtomicU64,
     /// When the present leader was first seen.
     leader_elected_milliseconds: AtomicU64,
+    /// When the last leader was lost.
+    leader_lost_milliseconds: AtomicU64,
     commit_index: AtomicU64,
     sync_microseconds: AtomicU64,
     backlog_operations: AtomicUsize,
@@ -226,6 +228,7 @@ impl Core {
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             leader_elected_milliseconds: AtomicU64::new(0),
+            leader_lost_milliseconds: AtomicU64::new(0),
             commit_index: AtomicU64::new(0),
             sync_microseconds: AtomicU64::new(0),
             backlog_operations: AtomicUsize::new(0),
@@ -340,8 +343,12 @@ impl Core {
     }
 
     /// What a request is told that began at `began` (see [`Self::now`]) and whose time is over, as etcd tells it: whether
-    /// a leader was lost meanwhile, or the connection to it, or neither.
+    /// a leader was lost meanwhile, or the connection to it, or neither. What never found a leader was never proposed:
+    /// only its time is over.
     pub fn timeout_error(&self, began: u64) -> EtcdError {
+        if self.leader() == 0 && self.leader_lost_milliseconds.load(Ordering::Relaxed) <= began {
+            return EtcdError::DeadlineExceeded;
+        }
         let elected = self.leader_elected_milliseconds.load(Ordering::Relaxed);
         let two_timeouts = 2 * u64::try_from(self.config.election_timeout.as_millis()).unwrap_or(u64::MAX / 2);
         if began > elected.saturating_sub(two_timeouts) && began < elected {
@@ -655,6 +662,7 @@ impl Core {
     fn note_leader_change(&self) {
         let (leader, term) = (self.leader(), self.term());
         if leader == 0 {
+            self.leader_lost_milliseconds.store(self.now(), Ordering::Relaxed);
             tracing::info!(term, "the cluster has no leader");
         } else {
             self.leader_elected_milliseconds.store(self.now(), Ordering::Relaxed);

@@ -104,7 +104,7 @@ async fn answer(worker: &Rc<Worker>, call: Call, message: Bytes) -> Result<Bytes
         GrpcMethod::LeaseGrant => lease::grant(worker, message).await,
         GrpcMethod::LeaseRevoke => lease::revoke(worker, message).await,
         GrpcMethod::LeaseTimeToLive => lease::time_to_live(worker, message).await,
-        GrpcMethod::LeaseLeases => lease::leases(worker).await,
+        GrpcMethod::LeaseLeases => lease::leases(worker),
         GrpcMethod::MemberList => cluster::member_list(worker, message).await,
         GrpcMethod::MemberAdd => cluster::member_add(worker, message).await,
         GrpcMethod::MemberRemove => cluster::member_remove(worker, message).await,
