@@ -26,6 +26,7 @@ pub mod log;
 mod mailbox;
 pub mod metrics;
 mod pings;
+mod scheduling;
 mod services;
 mod socket;
 pub mod start;

@@ -27,6 +27,7 @@ use crate::config::{AutoCompaction, Bootstrap, Config};
 use crate::core::{Core, CoreConfig, CoreParts};
 use crate::ids::to_hex;
 use crate::metrics::Metrics;
+use crate::scheduling;
 use crate::urls::Url;
 use crate::watch::WatchPublisher;
 use crate::worker_thread::{self, WorkerOptions};
@@ -114,7 +115,10 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         last_commit,
     };
     let raft_core = Arc::clone(&core);
-    running.raft = Some(spawn("raft", move || raft_core.run_raft_thread())?);
+    running.raft = Some(spawn("raft", move || {
+        scheduling::prefer_short_slices();
+        raft_core.run_raft_thread();
+    })?);
     let (limit, pause) = (clamp(config.compaction_batch_limit).max(1), config.compaction_sleep_interval);
     let compaction_core = Arc::clone(&core);
     running.others.push(spawn("compaction", move || background::run_compactions(&compaction_core, limit, pause))?);
