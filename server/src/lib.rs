@@ -25,6 +25,7 @@ mod limits;
 pub mod log;
 mod mailbox;
 pub mod metrics;
+mod payload;
 mod pings;
 mod scheduling;
 mod services;
