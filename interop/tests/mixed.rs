@@ -15,6 +15,9 @@ use kvorum_interop::tools;
 
 const OPERATIONS: u64 = 1_500;
 
+/// Written to fill segments of 64 MB.
+const SNAPSHOT_MEGABYTES: usize = 150;
+
 /// Changes need not wait until connections are five seconds old.
 const LENIENT: &[&str] = &["--strict-reconfig-check=false"];
 
@@ -54,8 +57,8 @@ async fn load(cluster: &Cluster, what: &str, seed: u64, operations: u64) {
 
 /// A joiner is taken into a cluster of three, catches up from the log, is promoted, and the load goes over all four while
 /// old and new members lead.
-async fn join_and_lead(three: &Program, joiner: &Program) {
-    let mut cluster = Cluster::found(&[three, three, three], LENIENT).await;
+async fn join_and_lead(founders: [&Program; 3], joiner: &Program) {
+    let mut cluster = Cluster::found(&founders, LENIENT).await;
     let joined = cluster.join(joiner, true, 0).await;
     cluster.promote(joined, 1).await;
     load(&cluster, "joined", 2, operations() / 2).await;
@@ -94,25 +97,80 @@ async fn join_and_lead(three: &Program, joiner: &Program) {
 #[tokio::test]
 async fn kvorum_joins_etcd() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), etcd()) else { return };
-    join_and_lead(&etcd, &kvorum).await;
+    join_and_lead([&etcd; 3], &kvorum).await;
 }
 
 #[tokio::test]
 async fn etcd_joins_kvorum() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), etcd()) else { return };
-    join_and_lead(&kvorum, &etcd).await;
+    join_and_lead([&kvorum; 3], &etcd).await;
 }
 
 #[tokio::test]
 async fn kvorum_joins_the_previous_etcd() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), previous_etcd()) else { return };
-    join_and_lead(&etcd, &kvorum).await;
+    join_and_lead([&etcd; 3], &kvorum).await;
 }
 
+/// An older release can only be taken in where one was there from the beginning, or where a downgrade was enabled.
 #[tokio::test]
 async fn the_previous_etcd_joins_kvorum() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), previous_etcd()) else { return };
-    join_and_lead(&kvorum, &etcd).await;
+    join_and_lead([&kvorum, &kvorum, &etcd], &etcd).await;
+}
+
+/// A member of the release before joins a cluster that is being downgraded.
+#[tokio::test]
+async fn the_previous_etcd_joins_a_downgrade() {
+    let (Some(kvorum), Some(etcd)) = (kvorum(), previous_etcd()) else { return };
+    let mut cluster = Cluster::found(&[&kvorum, &kvorum, &kvorum], LENIENT).await;
+    load(&cluster, "before the downgrade", 21, operations() / 5).await;
+    let request = pb::DowngradeRequest {
+        action: pb::downgrade_request::DowngradeAction::Enable as i32,
+        version: "3.6".to_owned(),
+    };
+    let downgraded = until(async || cluster.nodes[1].maintenance().downgrade(request.clone()).await);
+    downgraded.await.expect("a downgrade begins");
+    let joined = cluster.join(&etcd, true, 0).await;
+    cluster.promote(joined, 1).await;
+    load(&cluster, "downgraded", 22, operations() / 5).await;
+    cluster.move_leader(joined).await;
+    load(&cluster, "the release before leads", 23, operations() / 5).await;
+}
+
+/// Fills more than one segment of a write-ahead log, of which only the last is kept: a joiner cannot begin at the log's
+/// beginning, and gets the database from a leader that is Kvorum.
+async fn join_by_snapshot(founders: [&Program; 3], joiner: &Program) {
+    let flags = ["--strict-reconfig-check=false", "--snapshot-count=20", "--max-wals=1", "--max-snapshots=1"];
+    let mut cluster = Cluster::found(&founders, &flags).await;
+    load(&cluster, "before", 31, operations() / 5).await;
+    cluster.move_leader(0).await;
+    let value = vec![b'v'; 1_000_000];
+    for number in 0..SNAPSHOT_MEGABYTES {
+        let key = format!("large/{}", number % 10);
+        cluster.nodes[number % 3].put(&key, &value).await.expect("a large value is put");
+    }
+    cluster.settle().await;
+    cluster.move_leader(0).await;
+    let joined = cluster.join(joiner, true, 0).await;
+    cluster.promote(joined, 0).await;
+    let log = cluster.nodes[joined].process.log();
+    assert!(log.contains("received and saved database snapshot"), "the joiner gets a snapshot");
+    load(&cluster, "joined by snapshot", 32, operations() / 5).await;
+    cluster.move_leader(joined).await;
+    load(&cluster, "it leads", 33, operations() / 5).await;
+}
+
+#[tokio::test]
+async fn etcd_takes_kvorums_snapshot() {
+    let (Some(kvorum), Some(etcd)) = (kvorum(), etcd()) else { return };
+    join_by_snapshot([&kvorum; 3], &etcd).await;
+}
+
+#[tokio::test]
+async fn the_previous_etcd_takes_kvorums_snapshot() {
+    let (Some(kvorum), Some(etcd)) = (kvorum(), previous_etcd()) else { return };
+    join_by_snapshot([&kvorum, &kvorum, &etcd], &etcd).await;
 }
 
 /// Every member is replaced by one of the other program, and back, while clients go on.
@@ -157,7 +215,7 @@ async fn alarms_quotas_and_downgrades() {
         cluster.move_leader(leader).await;
         fill_and_free(&cluster).await;
         corrupt_and_heal(&cluster).await;
-        downgrade_and_cancel(&cluster).await;
+        downgrade_and_cancel(&cluster, leader).await;
     }
 }
 
@@ -234,12 +292,13 @@ async fn corrupt_and_heal(cluster: &Cluster) {
     cluster.settle().await;
 }
 
-async fn downgrade_and_cancel(cluster: &Cluster) {
+async fn downgrade_and_cancel(cluster: &Cluster, through: usize) {
     use pb::downgrade_request::DowngradeAction;
     let version = "3.6.0".to_owned();
     for (action, enabled) in [(DowngradeAction::Enable, true), (DowngradeAction::Cancel, false)] {
         let request = pb::DowngradeRequest { action: action as i32, version: version.clone() };
-        cluster.nodes[0].maintenance().downgrade(request).await.expect("etcd downgrades and cancels");
+        let answer = cluster.nodes[through].maintenance().downgrade(request).await.expect("downgraded or cancelled");
+        assert!(["3.7", "3.6"].contains(&answer.into_inner().version.as_str()));
         cluster.settle().await;
         for node in &cluster.nodes {
             let downgrade = node.status().await.expect("a status").downgrade_info.expect("the status has it");

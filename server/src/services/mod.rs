@@ -113,6 +113,7 @@ async fn answer(worker: &Rc<Worker>, call: Call, message: Bytes) -> Result<Bytes
         GrpcMethod::Alarm => maintenance::alarm(worker, message).await,
         GrpcMethod::Status => maintenance::status(worker),
         GrpcMethod::MoveLeader => maintenance::move_leader(worker, message).await,
+        GrpcMethod::Downgrade => maintenance::downgrade(worker, message).await,
         GrpcMethod::Hash => maintenance::hash(worker).await,
         GrpcMethod::HashKv => maintenance::hash_kv(worker, message).await,
         GrpcMethod::HealthCheck => health::check(message),
