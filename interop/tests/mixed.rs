@@ -307,6 +307,42 @@ async fn downgrade_and_cancel(cluster: &Cluster, through: usize) {
     }
 }
 
+/// A checkpoint of a lease that one leader writes counts for its successor of the other program. Leaders write them
+/// every five minutes, so this runs only if it is asked for.
+#[tokio::test]
+async fn checkpoints_of_leases_outlive_a_leader() {
+    if tools::number("KVORUM_MIXED_SLOW") != Some(1) {
+        return println!("SKIPPED: takes five minutes, KVORUM_MIXED_SLOW=1 asks for it");
+    }
+    let (Some(kvorum), Some(etcd)) = (kvorum(), etcd()) else { return };
+    tokio::join!(checkpoint_and_hand_over(&etcd, &kvorum), checkpoint_and_hand_over(&kvorum, &etcd));
+}
+
+async fn checkpoint_and_hand_over(first: &Program, second: &Program) {
+    const TTL: i64 = 700;
+    const CHECKPOINT_SECONDS: u64 = 300;
+    let gates = "--feature-gates=LeaseCheckpoint=true,LeaseCheckpointPersist=true";
+    let cluster = Cluster::found(&[first, second, first], &[gates]).await;
+    cluster.move_leader(0).await;
+    let grant = pb::LeaseGrantRequest { ttl: TTL, id: 7 };
+    cluster.nodes[0].lease().lease_grant(grant).await.expect("a lease is granted");
+    tokio::time::sleep(Duration::from_secs(CHECKPOINT_SECONDS + 10)).await;
+    cluster.move_leader(1).await;
+    let ask = pb::LeaseTimeToLiveRequest { id: 7, keys: false };
+    let left = cluster.nodes[1].lease().lease_time_to_live(ask).await.expect("it is there").into_inner();
+    println!("led by {}, then by {}: {left:?}", cluster.nodes[0].name, cluster.nodes[1].name);
+    assert_eq!(left.granted_ttl, TTL);
+    assert!(left.ttl < TTL - 200, "the lease goes on where it was: {left:?}");
+    let renewals = futures_util::stream::iter([pb::LeaseKeepAliveRequest { id: 7 }]);
+    let renewed =
+        cluster.nodes[1].lease().lease_keep_alive(renewals).await.expect("a stream").into_inner().message().await;
+    assert_eq!(renewed.expect("an answer").expect("a renewal").ttl, TTL);
+    // A renewal takes the checkpoint back.
+    cluster.move_leader(0).await;
+    let left = cluster.nodes[0].lease().lease_time_to_live(ask).await.expect("it is there").into_inner();
+    assert!(left.ttl > TTL - 30, "the lease was renewed: {left:?}");
+}
+
 /// What this version does not know must not be skipped: the member stops and says where. The others go on.
 #[tokio::test]
 async fn an_entry_of_the_unknown_stops_the_member() {

