@@ -297,7 +297,7 @@ impl Holdings {
 }
 
 /// The version the cluster agreed on, as the member's page tells it.
-async fn cluster_version(node: &Node) -> String {
+pub async fn cluster_version(node: &Node) -> String {
     let page = page(node, "/version").await;
     let parsed: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
     parsed["etcdcluster"].as_str().unwrap_or_default().to_owned()
