@@ -12,10 +12,10 @@ pub const REQUIRE: &str = "KVORUM_REQUIRE_TOOLS";
 pub const SERVER: &str = "KVORUM_TEST_SERVER";
 
 /// Path of an etcd 3.7 to cluster with.
-pub const RELEASED: &str = "KVORUM_TEST_ETCD";
+pub const RELEASED: &str = "KVORUM_ETCD";
 
 /// Path of an etcd 3.6 to cluster with; tests with it are skipped without.
-pub const PREVIOUS: &str = "KVORUM_TEST_ETCD_36";
+pub const PREVIOUS: &str = "KVORUM_ETCD_36";
 
 /// Gives the tool, or prints why the test is skipped.
 ///
