@@ -113,6 +113,7 @@ error_table! {
     ClusterVersionUnavailable = FailedPrecondition, "etcdserver: cluster version not found during downgrade";
     DowngradeInProcess = FailedPrecondition, "etcdserver: cluster has a downgrade job in progress";
     NoInflightDowngrade = FailedPrecondition, "etcdserver: no inflight downgrade job";
+    TimeoutLeaderTransfer = Unknown, "etcdserver: request timed out, leader transfer took too long";
     Canceled = Canceled, "etcdserver: request canceled";
     DeadlineExceeded = DeadlineExceeded, "etcdserver: context deadline exceeded";
 }
@@ -136,6 +137,6 @@ mod tests {
         texts.sort_unstable();
         texts.dedup();
         assert_eq!(texts.len(), EtcdError::ALL.len());
-        assert_eq!(texts.len(), 63);
+        assert_eq!(texts.len(), 64);
     }
 }

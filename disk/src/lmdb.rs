@@ -1,13 +1,20 @@
-//! The store's backend over LMDB: one database for each of etcd's buckets, etcd's keys and values inside.
+//! The store's backend over LMDB: one database for each of etcd's buckets, etcd's keys and values inside, and one for
+//! buckets that we do not know.
+//!
+//! [`generations`] says which folder is the live one and puts another in its place; [`exchange`] takes a bbolt file in and
+//! writes one out.
 //!
 //! Commits are synchronous, on the caller's thread. A read transaction sees the last commit; it must be short, since the
 //! file grows while an old one keeps freed pages from being used again. Nothing here knows what a key means.
 
+mod exchange;
+mod generations;
+
 use std::io;
 use std::ops::{Bound, ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use heed::types::Bytes;
 use heed::{Database, DatabaseFlags, DatabaseStat, Env, EnvFlags, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn};
@@ -17,6 +24,9 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::file::{RealFileSystem, available_bytes, create_durable_directories};
 use crate::{DiskError, FileSystem};
+
+pub use exchange::{ExchangeError, Exported, import_bolt};
+pub use generations::{PreparedGeneration, RetiredGeneration};
 
 /// Address space reserved for the file. Nothing is allocated; the file takes what it holds.
 pub const MAP_SIZE_BYTES_MAX: usize = 1 << 40;
@@ -36,6 +46,9 @@ const PAGE_BYTES_MAX: usize = 64 * 1024;
 /// LMDB's name for the file in an environment's folder.
 const DATA_FILE: &str = "data.mdb";
 
+/// The database of buckets that are none of etcd's.
+const OTHER: &str = "other";
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LmdbOptions {
     /// Commits are not synced. A crash of the machine can destroy the file.
@@ -45,12 +58,18 @@ pub struct LmdbOptions {
 /// The backend. It holds the current [`Generation`]; another may take its place while readers are still in the old one.
 pub struct LmdbBackend {
     current: RwLock<Arc<Generation>>,
+    /// The folder of the first generation; later ones lie beside it.
+    directory: PathBuf,
+    options: LmdbOptions,
 }
 
 impl LmdbBackend {
-    /// Opens the environment in `directory`, creating it if it is not there.
+    /// Opens the newest environment of `directory` (see [`generations`]), creating the first if there is none, and removes
+    /// what an interrupted change of generations left.
     pub fn open(directory: &Path, options: LmdbOptions) -> Result<Self, BackendError> {
-        Ok(Self { current: RwLock::new(Arc::new(Generation::open(directory, options)?)) })
+        let newest = generations::settle(directory)?;
+        let current = RwLock::new(Arc::new(Generation::open(&newest, options)?));
+        Ok(Self { current, directory: directory.to_owned(), options })
     }
 
     /// The environment that new transactions use.
@@ -61,7 +80,11 @@ impl LmdbBackend {
     /// Puts another environment in place and returns the old one, which closes when its last reader is done. Not to be
     /// called while a commit runs.
     pub fn replace(&self, generation: Generation) -> Arc<Generation> {
-        std::mem::replace(&mut *self.current.write(), Arc::new(generation))
+        self.replace_shared(Arc::new(generation))
+    }
+
+    fn replace_shared(&self, generation: Arc<Generation>) -> Arc<Generation> {
+        std::mem::replace(&mut *self.current.write(), generation)
     }
 }
 
@@ -78,11 +101,32 @@ impl Backend for LmdbBackend {
     }
 
     fn size_bytes(&self) -> u64 {
-        self.generation().size_bytes.load(Ordering::Relaxed)
+        self.generation().size_bytes()
     }
 
     fn size_in_use_bytes(&self) -> u64 {
-        self.generation().size_in_use_bytes.load(Ordering::Relaxed)
+        self.generation().size_in_use_bytes()
+    }
+}
+
+impl Backend for Generation {
+    fn read(
+        &self,
+        action: &mut dyn FnMut(&dyn ReadTransaction) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        Generation::read(self, action)
+    }
+
+    fn commit(&self, batch: &CommitBatch) -> Result<(), BackendError> {
+        Generation::commit(self, batch)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Relaxed)
+    }
+
+    fn size_in_use_bytes(&self) -> u64 {
+        self.size_in_use_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -93,7 +137,11 @@ pub struct Generation {
     environment: Env<WithoutTls>,
     /// In the order of [`Bucket::ALL`].
     databases: Vec<BucketDatabase>,
+    other: BucketDatabase,
+    /// Where it was opened.
     directory: PathBuf,
+    /// Where it lies since it became the live one; LMDB needs no name after opening.
+    moved_to: OnceLock<PathBuf>,
     size_bytes: AtomicU64,
     size_in_use_bytes: AtomicU64,
     /// The first failed commit; LMDB's pages in memory may differ from those on disk after it.
@@ -115,11 +163,8 @@ impl Generation {
         environment.clear_stale_readers().map_err(fail)?;
 
         let mut transaction = environment.write_txn().map_err(fail)?;
-        let mut databases = Vec::with_capacity(Bucket::ALL.len());
-        for bucket in Bucket::ALL {
-            databases.push(open_database(&environment, &mut transaction, bucket).map_err(fail)?);
-        }
-        let size_in_use = size_in_use(&environment, &databases, &transaction).map_err(fail)?;
+        let (databases, other) = open_databases(&environment, &mut transaction).map_err(fail)?;
+        let size_in_use = size_in_use(&environment, &databases, other, &transaction).map_err(fail)?;
         transaction.commit().map_err(fail)?;
         if !options.unsafe_no_fsync {
             RealFileSystem
@@ -129,7 +174,9 @@ impl Generation {
         let generation = Self {
             environment,
             databases,
+            other,
             directory: directory.to_owned(),
+            moved_to: OnceLock::new(),
             size_bytes: AtomicU64::new(0),
             size_in_use_bytes: AtomicU64::new(size_in_use),
             failure: Mutex::new(None),
@@ -139,7 +186,7 @@ impl Generation {
     }
 
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.moved_to.get().unwrap_or(&self.directory)
     }
 
     /// See [`Backend::read`].
@@ -159,7 +206,7 @@ impl Generation {
         let size_in_use = self.write(batch).map_err(|error| {
             let mut error = self.error("write", error);
             // LMDB calls a write that found too little room an input/output error.
-            if let Ok(available) = available_bytes(&self.directory) {
+            if let Ok(available) = available_bytes(self.directory()) {
                 error.0 += &format!("; the disk has {available} bytes left");
             }
             *self.failure.lock() = Some(error.clone());
@@ -175,7 +222,7 @@ impl Generation {
         for operation in &batch.operations {
             self.apply(&mut transaction, operation)?;
         }
-        let size_in_use = size_in_use(&self.environment, &self.databases, &transaction)?;
+        let size_in_use = size_in_use(&self.environment, &self.databases, self.other, &transaction)?;
         transaction.commit()?;
         Ok(size_in_use)
     }
@@ -212,7 +259,7 @@ impl Generation {
     }
 
     fn error(&self, operation: &str, error: heed::Error) -> BackendError {
-        backend_error(operation, &self.directory, error)
+        backend_error(operation, self.directory(), error)
     }
 }
 
@@ -232,9 +279,7 @@ fn create(directory: &Path, options: LmdbOptions) -> Result<(), BackendError> {
     let fail = |error| backend_error("create", &temporary, error);
     let environment = open_environment(&temporary, options).map_err(fail)?;
     let mut transaction = environment.write_txn().map_err(fail)?;
-    for bucket in Bucket::ALL {
-        open_database(&environment, &mut transaction, bucket).map_err(fail)?;
-    }
+    open_databases(&environment, &mut transaction).map_err(fail)?;
     transaction.commit().map_err(fail)?;
     environment.prepare_for_closing().wait();
     let (source, target) = (temporary.join(DATA_FILE), directory.join(DATA_FILE));
@@ -272,7 +317,7 @@ fn open_environment(directory: &Path, options: LmdbOptions) -> Result<Env<Withou
 #[allow(unsafe_code)]
 fn open_with_map_size(directory: &Path, options: LmdbOptions, map_size: usize) -> Result<Env<WithoutTls>, heed::Error> {
     let mut builder = EnvOpenOptions::new().read_txn_without_tls();
-    builder.map_size(map_size).max_readers(READERS_MAX).max_dbs(Bucket::ALL.len() as u32);
+    builder.map_size(map_size).max_readers(READERS_MAX).max_dbs(Bucket::ALL.len() as u32 + 1);
     if options.unsafe_no_fsync {
         // SAFETY: the flag gives up durability only, which is what the operator asked for.
         unsafe { builder.flags(EnvFlags::NO_SYNC) };
@@ -282,19 +327,27 @@ fn open_with_map_size(directory: &Path, options: LmdbOptions, map_size: usize) -
     unsafe { builder.open(directory) }
 }
 
-fn open_database(
+/// Opens those of all buckets, in their order, and the one for other buckets; absent ones are created.
+fn open_databases(
     environment: &Env<WithoutTls>,
     transaction: &mut RwTxn<'_>,
-    bucket: Bucket,
-) -> Result<BucketDatabase, heed::Error> {
-    let mut options = environment.database_options().types::<Bytes, Bytes>();
-    options.name(bucket.name()).flags(DatabaseFlags::empty()).create(transaction)
+) -> Result<(Vec<BucketDatabase>, BucketDatabase), heed::Error> {
+    let mut open = |name| {
+        let mut options = environment.database_options().types::<Bytes, Bytes>();
+        options.name(name).flags(DatabaseFlags::empty()).create(transaction)
+    };
+    let mut databases = Vec::with_capacity(Bucket::ALL.len());
+    for bucket in Bucket::ALL {
+        databases.push(open(bucket.name())?);
+    }
+    Ok((databases, open(OTHER)?))
 }
 
 /// The pages of all trees, and the two that describe them. Counts are kept by LMDB with each tree: nothing is walked.
 fn size_in_use(
     environment: &Env<WithoutTls>,
     databases: &[BucketDatabase],
+    other: BucketDatabase,
     transaction: &RoTxn<'_>,
 ) -> Result<u64, heed::Error> {
     const META_PAGES: usize = 2;
@@ -308,7 +361,7 @@ fn size_in_use(
     if let Some(names) = names {
         count(names.stat(transaction)?);
     }
-    for database in databases {
+    for database in databases.iter().chain([&other]) {
         count(database.stat(transaction)?);
     }
     Ok(pages as u64 * page_size)

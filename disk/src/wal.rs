@@ -9,6 +9,7 @@
 mod error;
 mod open;
 mod purge;
+mod read;
 mod record;
 mod scan;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod write;
 pub use error::{CorruptReason, WalOpenError};
 pub use open::{Recovered, Repair, valid_snapshot_entries};
 pub use purge::purge;
+pub use read::{first_index, read_entries};
 pub use record::{HardState, WalEntry, WalMetadata, WalSnapshot};
 pub use write::{Appended, Wal, WalOptions, WalStatistics};
 

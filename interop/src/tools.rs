@@ -61,8 +61,39 @@ pub fn etcdctl() -> Result<PathBuf, String> {
     on_path("etcdctl").ok_or_else(|| "etcdctl not installed".to_owned())
 }
 
+/// Every `etcdctl` of the path: versions differ in how they use the wire.
+pub fn all_etcdctl() -> Result<Vec<PathBuf>, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join("etcdctl"));
+    let mut found: Vec<PathBuf> =
+        found.filter(|file| file.is_file()).filter_map(|file| file.canonicalize().ok()).collect();
+    found.sort();
+    found.dedup();
+    if found.is_empty() { Err("etcdctl not installed".to_owned()) } else { Ok(found) }
+}
+
+/// A program of etcd 3.7 (`etcd`, `etcdutl`): one of the path, or built from the modules that the Go programs of the tests
+/// name.
+pub fn released(program: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_released = |file: &PathBuf| {
+        let version = Command::new(file).arg(if program == "etcd" { "--version" } else { "version" }).output();
+        version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("ersion: 3.7."))
+    };
+    let mut found = std::env::split_paths(&path).map(|folder| folder.join(program)).filter(|file| file.is_file());
+    if let Some(found) = found.find(is_released) {
+        return Ok(found);
+    }
+    let package = if program == "etcd" { "server" } else { program };
+    build_go(program, &format!("go.etcd.io/etcd/{package}/v3"))
+}
+
 /// One of the Go programs of `tests/go/cmd`, built into the target folder. Err when Go or its modules cannot be had.
 pub fn go_program(name: &str) -> Result<PathBuf, String> {
+    build_go(name, &format!("./cmd/{name}"))
+}
+
+fn build_go(name: &str, package: &str) -> Result<PathBuf, String> {
     // Tests of one executable run side by side, and a program that runs cannot be written.
     static BUILDING: Mutex<()> = Mutex::new(());
     let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +106,7 @@ pub fn go_program(name: &str) -> Result<PathBuf, String> {
     }
     let binary = target_folder().join("go").join(name);
     let mut build = Command::new(&go);
-    build.current_dir(&source).args(["build", "-buildvcs=false", "-o"]).arg(&binary).arg(format!("./cmd/{name}"));
+    build.current_dir(&source).args(["build", "-buildvcs=false", "-o"]).arg(&binary).arg(package);
     run(&mut build).expect("the Go programs of the tests must build");
     Ok(binary)
 }

@@ -1,14 +1,21 @@
-//! Drives the `raft` crate. Its types and its panics end here: entries go in and out in etcd's form, message shapes that
-//! it cannot take are refused before it sees them, and its election timeouts come from our seed.
+//! Drives the `raft` crate. Its types and its panics end here: entries and messages go in and out in etcd's form, shapes
+//! that it cannot take are refused before it sees them, and its election timeouts come from our seed.
 
-use std::collections::VecDeque;
+mod convert;
+mod fences;
+
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use kvorum_api::raftpb;
-use prost::Message as _;
-use raft::eraftpb::{self, ConfChangeType, Entry, EntryType, Message, MessageType};
-use raft::{RawNode, StateRole};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 
+pub use self::convert::decode_conf_change;
+use self::convert::{
+    from_raft_conf_state, from_raft_entry, from_raft_message, to_raft_conf_state, to_raft_entry, to_raft_hard_state,
+    to_raft_message, translate_conf_change,
+};
 use crate::bootstrap::{BOOTSTRAP_TERM, BootstrapMember, bootstrap_entries};
 use crate::limits::{APPEND_MESSAGE_BYTES_MAX, APPEND_MESSAGES_INFLIGHT_MAX, APPLY_STEP_BYTES_MAX};
 use crate::log_window::LogWindow;
@@ -29,12 +36,35 @@ pub struct HardState {
     pub commit: u64,
 }
 
-/// What must be on disk before raft hears of `number` through [`Consensus::handle_persisted`].
+/// What must be on disk before raft hears of `number` through [`Consensus::handle_persisted`]. Several may be under way;
+/// they are written in their order.
 #[derive(Debug)]
 pub struct Persist {
     pub number: u64,
+    /// A snapshot from the leader takes the place of the whole log and store; it comes before the entries.
+    pub snapshot: Option<SnapshotPosition>,
     pub entries: Vec<LogEntry>,
     pub hard_state: Option<HardState>,
+}
+
+/// What a snapshot says of the log it replaces.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SnapshotPosition {
+    pub index: u64,
+    pub term: u64,
+    pub conf_state: raftpb::ConfState,
+}
+
+/// What the leader knows of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerProgress {
+    pub member_id: u64,
+    /// The last entry it is known to have.
+    pub matched: u64,
+    pub is_learner: bool,
+    pub is_recently_active: bool,
+    /// It is being sent a snapshot.
+    pub in_snapshot: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +79,17 @@ pub enum Role {
 pub enum ReadIndex {
     /// Reads may be served once this index is applied.
     At(u64),
+    /// The answer comes from a quorum, through [`Consensus::take_read_states`], or not at all.
+    Asked,
     /// There is no leader, or it has not committed an entry of its term yet.
     NotYet,
+}
+
+/// A quorum confirmed the leader: reads that asked with `context` may be served once `index` is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadState {
+    pub context: u64,
+    pub index: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -82,13 +121,30 @@ pub struct Consensus {
     raw: RawNode<LogWindow>,
     committed: VecDeque<Entry>,
     written: HardState,
+    /// Term and vote that are known to be on disk.
+    durable: (u64, u64),
     /// Entries of a bootstrap that were not persisted yet.
     bootstrap: Option<Persist>,
+    /// What raft produced and was not told to be persisted yet, in order.
+    unpersisted: VecDeque<Unpersisted>,
+    outbox: Vec<raftpb::Message>,
+    read_states: Vec<ReadState>,
     election_timeout_ticks: usize,
     last_reset: (u64, StateRole),
     random: SplitMix,
     election_ticks: usize,
     applied: u64,
+}
+
+/// Messages that may leave once everything up to `number` is on disk.
+struct Unpersisted {
+    number: u64,
+    /// Nothing of its own is to be written: it is done as soon as all before it is.
+    is_empty: bool,
+    /// Term and vote that become durable with it.
+    vote: (u64, u64),
+    snapshot: Option<u64>,
+    messages: Vec<Message>,
 }
 
 /// The number under which bootstrap entries are persisted; raft's own numbers begin at 1.
@@ -99,6 +155,7 @@ impl Consensus {
         let parts = start.into_parts();
         let bootstrap = parts.bootstrap.then(|| Persist {
             number: BOOTSTRAP_NUMBER,
+            snapshot: None,
             entries: parts.entries.clone(),
             hard_state: Some(parts.hard_state),
         });
@@ -128,30 +185,110 @@ impl Consensus {
             raw,
             committed: VecDeque::new(),
             written: if parts.bootstrap { HardState::default() } else { parts.hard_state },
+            durable: (parts.hard_state.term, parts.hard_state.vote),
             bootstrap,
+            unpersisted: VecDeque::new(),
+            outbox: Vec::new(),
+            read_states: Vec::new(),
             election_timeout_ticks: 0,
             last_reset,
             random: SplitMix(config.seed),
             election_ticks: config.election_ticks,
             applied: parts.applied,
         };
+        consensus.raw.mut_store().trim(parts.applied);
         consensus.draw_election_timeout();
         Ok(consensus)
     }
 
-    /// Appends requests to the log in one message. False when this member is not the leader.
+    /// Appends requests to the log in one message, or sends them to the leader. False when neither can be done now:
+    /// there is no leader, or it is handing over.
     pub fn propose(&mut self, requests: impl Iterator<Item = Bytes>) -> bool {
-        if self.role() != Role::Leader {
+        let entries: Vec<Entry> = requests.map(|data| Entry { data, ..Entry::default() }).collect();
+        entries.is_empty() || self.propose_entries(entries)
+    }
+
+    /// Proposes the encoded `ConfChange`, in etcd's encoding. False when it cannot be proposed now.
+    pub fn propose_conf_change(&mut self, data: Bytes) -> bool {
+        if decode_conf_change(&data).is_err() {
             return false;
         }
-        let entries: Vec<Entry> = requests.map(|data| Entry { data, ..Entry::default() }).collect();
-        if entries.is_empty() {
-            return true;
-        }
+        let mut entry = Entry { data, ..Entry::default() };
+        entry.set_entry_type(convert::to_raft_kind(raftpb::EntryType::EntryConfChange));
+        self.propose_entries(vec![entry])
+    }
+
+    fn propose_entries(&mut self, entries: Vec<Entry>) -> bool {
         let mut message = Message { from: self.raw.raft.id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         message.set_entries(entries.into());
-        self.raw.step(message).is_ok()
+        self.step_proposal(message)
+    }
+
+    /// The raft crate parses configuration changes that a leader takes into its log, and refuses those whose kind its own
+    /// enum does not have. It makes nothing of what it parses, so it gets a stand-in to parse; the log and the messages
+    /// that it made of it get etcd's bytes back.
+    fn step_proposal(&mut self, mut message: Message) -> bool {
+        let is_change = |entry: &Entry| entry.get_entry_type() == EntryType::EntryConfChange;
+        if self.role() != Role::Leader || !message.entries.iter().any(is_change) {
+            return self.raw.step(message).is_ok();
+        }
+        let first = self.last_index() + 1;
+        let mut changes = BTreeMap::new();
+        for (entry, index) in message.mut_entries().iter_mut().zip(first..) {
+            if is_change(entry) {
+                changes.insert(index, std::mem::take(&mut entry.data));
+            }
+        }
+        if self.raw.step(message).is_err() {
+            return false;
+        }
+        let restore = |entry: &mut Entry| {
+            if is_change(entry)
+                && let Some(data) = changes.get(&entry.index)
+            {
+                entry.data = data.clone();
+            }
+        };
+        let unstable = &mut self.raw.raft.raft_log.unstable;
+        unstable.entries.iter_mut().for_each(restore);
+        unstable.entries_size = unstable.entries.iter().map(raft::util::entry_approximate_size).sum();
+        for message in &mut self.raw.raft.msgs {
+            message.mut_entries().iter_mut().for_each(restore);
+        }
+        true
+    }
+
+    /// Takes a message from a peer.
+    ///
+    /// # Errors
+    /// The message is not one that a peer may send, and why; it is dropped, nothing changed.
+    pub fn handle_message(&mut self, message: raftpb::Message) -> Result<(), String> {
+        let kind = fences::check(&message, &self.raw)?;
+        let message = to_raft_message(message, kind);
+        // What raft itself refuses (a stale term, a peer it does not know) is nothing to report.
+        match kind {
+            MessageType::MsgPropose => drop(self.step_proposal(message)),
+            _ => drop(self.raw.step(message)),
+        }
+        self.keep_our_election_timeout();
+        Ok(())
+    }
+
+    /// A message to the peer did not leave.
+    pub fn report_unreachable(&mut self, member_id: u64) {
+        self.raw.report_unreachable(member_id);
+    }
+
+    /// The snapshot for the peer was taken in by it, or was lost on the way.
+    pub fn report_snapshot(&mut self, member_id: u64, arrived: bool) {
+        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.raw.report_snapshot(member_id, status);
+    }
+
+    /// Asks the leader to hand over to `member_id`; it happens once that member has the whole log, or never.
+    pub fn transfer_leader(&mut self, member_id: u64) {
+        self.raw.transfer_leader(member_id);
     }
 
     /// One heartbeat interval has passed.
@@ -174,32 +311,81 @@ impl Consensus {
         self.raw.raft.prs().is_singleton() && self.raw.raft.promotable()
     }
 
-    /// What must be persisted next, if anything. Committed entries found on the way wait in [`Self::next_committed`].
+    /// What must be persisted next, if anything. Committed entries found on the way wait in [`Self::next_committed`],
+    /// messages in [`Self::take_messages`].
     pub fn poll_persist(&mut self) -> Option<Persist> {
         if let Some(persist) = self.bootstrap.take() {
             return Some(persist);
         }
         while self.raw.has_ready() {
-            let mut ready = self.raw.ready();
-            let number = ready.number();
-            self.committed.extend(ready.take_committed_entries());
-            let entries: Vec<LogEntry> = ready.entries().iter().map(from_raft_entry).collect();
-            self.raw.mut_store().append(ready.entries());
-            // A single member has nobody to write to. Messages to peers come with the peer protocol.
-            drop(ready.take_messages());
-            drop(ready.take_persisted_messages());
-            self.raw.advance_append_async(ready);
-            let hard_state = self.hard_state();
-            // A commit index alone is not worth a write: it is found again, and goes out with the next entries.
-            let vote_changed = (hard_state.term, hard_state.vote) != (self.written.term, self.written.vote);
-            if entries.is_empty() && !vote_changed {
-                self.raw.on_persist_ready(number);
-                continue;
+            if let Some(persist) = self.next_ready() {
+                return Some(persist);
             }
-            let hard_state = self.take_unwritten_hard_state();
-            return Some(Persist { number, entries, hard_state });
         }
         None
+    }
+
+    fn next_ready(&mut self) -> Option<Persist> {
+        let mut ready = self.raw.ready();
+        let number = ready.number();
+        self.committed.extend(ready.take_committed_entries());
+        self.read_states.extend(ready.take_read_states().into_iter().filter_map(from_raft_read_state));
+        let entries: Vec<LogEntry> = ready.entries().iter().map(from_raft_entry).collect();
+        let snapshot = (!ready.snapshot().is_empty()).then(|| {
+            let metadata = ready.snapshot().get_metadata();
+            let state = metadata.get_conf_state().clone();
+            self.raw.mut_store().restore((metadata.index, metadata.term), state.clone());
+            SnapshotPosition { index: metadata.index, term: metadata.term, conf_state: from_raft_conf_state(&state) }
+        });
+        self.raw.mut_store().append(ready.entries());
+        // Only a leader's messages come here: they may leave before its own write is done.
+        self.outbox.extend(ready.take_messages().into_iter().map(from_raft_message));
+        let (now, later): (Vec<Message>, Vec<Message>) =
+            ready.take_persisted_messages().into_iter().partition(|message| self.may_leave_at_once(message));
+        self.outbox.extend(now.into_iter().map(from_raft_message));
+        self.raw.advance_append_async(ready);
+        let hard_state = self.hard_state();
+        let vote = (hard_state.term, hard_state.vote);
+        // A commit index alone is not worth a write: it is found again, and goes out with the next entries.
+        let vote_changed = vote != (self.written.term, self.written.vote);
+        let is_empty = entries.is_empty() && !vote_changed && snapshot.is_none();
+        self.unpersisted.push_back(Unpersisted {
+            number,
+            is_empty,
+            vote,
+            snapshot: snapshot.as_ref().map(|position| position.index),
+            messages: later,
+        });
+        if is_empty {
+            self.release_persisted(None);
+            return None;
+        }
+        let hard_state = self.take_unwritten_hard_state();
+        Some(Persist { number, snapshot, entries, hard_state })
+    }
+
+    /// Most of what a follower says promises something that must be on disk. A heartbeat's answer and what is passed on
+    /// to the leader promise no more than the term; a pre-vote promises nothing. These do not wait for a slow disk.
+    fn may_leave_at_once(&self, message: &Message) -> bool {
+        match message.get_msg_type() {
+            MessageType::MsgRequestPreVote
+            | MessageType::MsgRequestPreVoteResponse
+            | MessageType::MsgTransferLeader => true,
+            MessageType::MsgHeartbeatResponse | MessageType::MsgPropose | MessageType::MsgReadIndex => {
+                self.durable.0 == self.raw.raft.term
+            }
+            _ => false,
+        }
+    }
+
+    /// Messages to peers that may leave now.
+    pub fn take_messages(&mut self) -> Vec<raftpb::Message> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    /// Read indexes that a quorum has confirmed.
+    pub fn take_read_states(&mut self) -> Vec<ReadState> {
+        std::mem::take(&mut self.read_states)
     }
 
     /// The hard state if it changed since it was last handed out; at a clean stop it is written without entries.
@@ -212,11 +398,33 @@ impl Consensus {
         Some(hard_state)
     }
 
-    /// The write with this number, and all before it, are durable.
+    /// The write with this number, and all before it, are durable. If it held a snapshot, the store must hold it too.
     pub fn handle_persisted(&mut self, number: u64) {
-        if number != BOOTSTRAP_NUMBER {
-            self.raw.on_persist_ready(number);
-            self.keep_our_election_timeout();
+        if number == BOOTSTRAP_NUMBER {
+            return;
+        }
+        self.release_persisted(Some(number));
+        self.keep_our_election_timeout();
+    }
+
+    fn release_persisted(&mut self, number: Option<u64>) {
+        let mut last = None;
+        let mut restored = None;
+        while let Some(front) = self.unpersisted.front() {
+            if !front.is_empty && number.is_none_or(|number| front.number > number) {
+                break;
+            }
+            let done = self.unpersisted.pop_front().expect("it is in front");
+            self.outbox.extend(done.messages.into_iter().map(from_raft_message));
+            self.durable = done.vote;
+            restored = done.snapshot.or(restored);
+            last = Some(done.number);
+        }
+        let Some(last) = last else { return };
+        self.raw.on_persist_ready(last);
+        if let Some(index) = restored {
+            self.applied = index;
+            self.raw.advance_apply_to(index);
         }
     }
 
@@ -234,18 +442,50 @@ impl Consensus {
         }
     }
 
-    /// Asks for an index at which a linearizable read may be served. A single voter is answered at once.
+    /// The write-ahead log no longer holds entries before `first`.
+    pub fn release_log_before(&mut self, first: u64) {
+        self.raw.mut_store().release_before(first);
+    }
+
+    /// Keeps at most this many applied entries in memory, for a simulation whose peers are to fall behind soon.
+    pub fn limit_log_window(&mut self, entries_max: usize) {
+        self.raw.mut_store().limit(entries_max);
+    }
+
+    /// A range of entries, no longer in memory, that a slow peer needs: from the first, up to but without the second.
+    pub fn wanted_entries(&self) -> Option<(u64, u64)> {
+        self.raw.store().wanted()
+    }
+
+    /// Entries from `low` on, as many as were read; none if the write-ahead log does not hold them any more.
+    pub fn provide_entries(&mut self, low: u64, entries: &[LogEntry]) {
+        let entries = entries.iter().map(to_raft_entry).collect();
+        for context in self.raw.mut_store().provide(low, entries) {
+            self.raw.on_entries_fetched(context);
+        }
+    }
+
+    /// Asks for an index at which a linearizable read may be served. A single voter is answered at once; otherwise
+    /// `context` comes back with the index.
     pub fn read_index(&mut self, context: u64) -> ReadIndex {
+        if self.leader() == 0 {
+            return ReadIndex::NotYet;
+        }
         let entry = Entry { data: Bytes::copy_from_slice(&context.to_be_bytes()), ..Entry::default() };
-        let mut message = Message::default();
+        let mut message = Message { from: self.raw.raft.id, ..Message::default() };
         message.set_msg_type(MessageType::MsgReadIndex);
         message.set_entries(vec![entry].into());
-        if self.role() != Role::Leader || self.raw.step(message).is_err() {
+        if self.raw.step(message).is_err() {
             return ReadIndex::NotYet;
         }
         match self.raw.raft.read_states.pop() {
-            Some(state) => ReadIndex::At(state.index),
-            None => ReadIndex::NotYet,
+            Some(state) if self.is_single_voter() => ReadIndex::At(state.index),
+            Some(state) => {
+                self.raw.raft.read_states.push(state);
+                ReadIndex::Asked
+            }
+            None if self.is_single_voter() => ReadIndex::NotYet,
+            None => ReadIndex::Asked,
         }
     }
 
@@ -257,11 +497,38 @@ impl Consensus {
             return Ok(self.conf_state());
         }
         let state = self.raw.apply_conf_change(&translated).map_err(|error| format!("raft: {error}"))?;
-        Ok(from_raft_conf_state(&state))
+        self.keep_our_election_timeout();
+        let state = from_raft_conf_state(&state);
+        self.raw.mut_store().set_conf_state(to_raft_conf_state(&state));
+        Ok(state)
     }
 
     pub fn conf_state(&self) -> raftpb::ConfState {
         from_raft_conf_state(&self.raw.raft.prs().conf().to_conf_state())
+    }
+
+    /// What the leader knows of every member, itself included, by rising id; empty on others.
+    pub fn progress(&self) -> Vec<PeerProgress> {
+        if self.role() != Role::Leader {
+            return Vec::new();
+        }
+        let own = self.raw.raft.id;
+        let learners = self.raw.raft.prs().conf().learners();
+        let mut all: Vec<PeerProgress> = self
+            .raw
+            .raft
+            .prs()
+            .iter()
+            .map(|(id, progress)| PeerProgress {
+                member_id: *id,
+                matched: progress.matched,
+                is_learner: learners.contains(id),
+                is_recently_active: *id == own || progress.recent_active,
+                in_snapshot: progress.state == ProgressState::Snapshot,
+            })
+            .collect();
+        all.sort_unstable_by_key(|progress| progress.member_id);
+        all
     }
 
     pub fn role(&self) -> Role {
@@ -277,12 +544,21 @@ impl Consensus {
         self.raw.raft.leader_id
     }
 
+    /// The member that leadership is being handed to, 0 if none.
+    pub fn transferee(&self) -> u64 {
+        self.raw.raft.lead_transferee.unwrap_or(0)
+    }
+
     pub fn term(&self) -> u64 {
         self.raw.raft.term
     }
 
     pub fn commit_index(&self) -> u64 {
         self.raw.raft.raft_log.committed
+    }
+
+    pub fn last_index(&self) -> u64 {
+        self.raw.raft.raft_log.last_index()
     }
 
     pub fn applied_index(&self) -> u64 {
@@ -309,6 +585,19 @@ impl Consensus {
         let spread = self.random.next() % self.election_ticks as u64;
         self.election_timeout_ticks = self.election_ticks + usize::try_from(spread).expect("less than election_ticks");
         self.raw.raft.set_randomized_election_timeout(self.election_timeout_ticks);
+    }
+}
+
+impl Start {
+    /// A member that joins a cluster: everything comes from the others.
+    pub fn empty() -> Self {
+        Self::Restart {
+            hard_state: HardState::default(),
+            conf_state: raftpb::ConfState::default(),
+            snapshot: (0, 0),
+            entries: Vec::new(),
+            applied: 0,
+        }
     }
 }
 
@@ -356,81 +645,27 @@ impl Start {
     }
 }
 
-/// etcd's change in the raft crate's terms, whose enum has other numbers; `None` for UpdateNode and unknown kinds.
-fn translate_conf_change(change: &raftpb::ConfChange) -> Option<eraftpb::ConfChange> {
-    let kind = match raftpb::ConfChangeType::try_from(change.r#type.unwrap_or(0)).ok()? {
-        raftpb::ConfChangeType::ConfChangeAddNode => ConfChangeType::AddNode,
-        raftpb::ConfChangeType::ConfChangeRemoveNode => ConfChangeType::RemoveNode,
-        raftpb::ConfChangeType::ConfChangeAddLearnerNode => ConfChangeType::AddLearnerNode,
-        raftpb::ConfChangeType::ConfChangeUpdateNode => return None,
-    };
-    let mut translated = eraftpb::ConfChange { node_id: change.node_id.unwrap_or(0), ..Default::default() };
-    translated.set_change_type(kind);
-    Some(translated)
+fn from_raft_read_state(state: raft::ReadState) -> Option<ReadState> {
+    let context = u64::from_be_bytes(state.request_ctx.as_slice().try_into().ok()?);
+    Some(ReadState { context, index: state.index })
 }
 
-/// Decodes the data of a configuration change entry with our types, and refuses it unless encoding it again gives the
-/// same bytes: the raft crate parses such data itself, with a parser that outside bytes must not reach.
-pub fn decode_conf_change(data: &Bytes) -> Result<raftpb::ConfChange, String> {
-    let change = raftpb::ConfChange::decode(data.clone()).map_err(|error| format!("configuration change: {error}"))?;
-    if change.encode_to_vec() != data.as_ref() {
-        return Err("configuration change: not in canonical encoding".to_owned());
+impl fences::LogView for RawNode<LogWindow> {
+    fn last_index(&self) -> u64 {
+        self.raft.raft_log.last_index()
     }
-    Ok(change)
-}
 
-fn to_raft_entry(entry: &LogEntry) -> Entry {
-    let mut converted = Entry { term: entry.term, index: entry.index, data: entry.data.clone(), ..Entry::default() };
-    converted.set_entry_type(match entry.kind {
-        raftpb::EntryType::EntryNormal => EntryType::EntryNormal,
-        raftpb::EntryType::EntryConfChange => EntryType::EntryConfChange,
-        raftpb::EntryType::EntryConfChangeV2 => EntryType::EntryConfChangeV2,
-    });
-    converted
-}
-
-fn from_raft_entry(entry: &Entry) -> LogEntry {
-    LogEntry {
-        kind: match entry.get_entry_type() {
-            EntryType::EntryNormal => raftpb::EntryType::EntryNormal,
-            EntryType::EntryConfChange => raftpb::EntryType::EntryConfChange,
-            EntryType::EntryConfChangeV2 => raftpb::EntryType::EntryConfChangeV2,
-        },
-        term: entry.term,
-        index: entry.index,
-        data: entry.data.clone(),
+    fn committed(&self) -> u64 {
+        self.raft.raft_log.committed
     }
-}
 
-fn to_raft_hard_state(state: HardState) -> eraftpb::HardState {
-    eraftpb::HardState { term: state.term, vote: state.vote, commit: state.commit, ..Default::default() }
-}
+    fn current_term(&self) -> u64 {
+        self.raft.term
+    }
 
-fn to_raft_conf_state(state: &raftpb::ConfState) -> eraftpb::ConfState {
-    let mut converted = eraftpb::ConfState {
-        voters: state.voters.clone(),
-        learners: state.learners.clone(),
-        voters_outgoing: state.voters_outgoing.clone(),
-        learners_next: state.learners_next.clone(),
-        ..Default::default()
-    };
-    converted.auto_leave = state.auto_leave.unwrap_or(false);
-    converted
-}
-
-fn from_raft_conf_state(state: &eraftpb::ConfState) -> raftpb::ConfState {
-    // raft keeps its configuration in hash sets; the order of ids is made a function of the ids.
-    let sorted = |ids: &[u64]| {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids
-    };
-    raftpb::ConfState {
-        voters: sorted(&state.voters),
-        learners: sorted(&state.learners),
-        voters_outgoing: sorted(&state.voters_outgoing),
-        learners_next: sorted(&state.learners_next),
-        auto_leave: Some(state.auto_leave),
+    /// raft says 0 for an entry that its log no longer holds.
+    fn term(&self, index: u64) -> Option<u64> {
+        self.raft.raft_log.term(index).ok().filter(|term| *term != 0)
     }
 }
 

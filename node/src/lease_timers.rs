@@ -48,6 +48,8 @@ pub enum Renewal {
     Expired,
     NotFound,
     NotLeader,
+    /// A quorum must confirm first that this member still leads.
+    Unconfirmed,
 }
 
 /// The timers of all leases.

@@ -23,3 +23,13 @@ pub const LEASE_EXPIRIES_PER_CHECK_MAX: usize = 500;
 
 /// Checkpoints in one proposal, as in etcd; the rest goes into the next one.
 pub const LEASE_CHECKPOINTS_PER_PROPOSAL_MAX: usize = 1_000;
+
+/// Requests of raft for entries that are no longer in memory and wait for the write-ahead log; beyond it a peer gets a
+/// snapshot.
+pub const LOG_FETCHES_WAITING_MAX: usize = 64;
+
+/// Bytes of entries read from the write-ahead log at a time for a slow peer.
+pub const LOG_FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Requests held back while there is no leader; more are refused with "too many requests".
+pub const PROPOSALS_HELD_MAX: usize = 5_000;

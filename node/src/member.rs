@@ -3,7 +3,7 @@
 //!
 //! `W` is whatever the caller needs to find the waiting request again. It is handed back untouched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -13,14 +13,16 @@ use kvorum_api::etcdserverpb::{
 };
 use kvorum_api::{EtcdError, raftpb};
 use kvorum_store::{
-    Applied, ApplyError, ApplyFailure, Effects, EventBatch, LeaseChange, MemberChange, Position, Writer, decode_request,
+    Applied, ApplyError, ApplyFailure, Effects, EventBatch, LeaseChange, MemberChange, Position, Reply, Writer,
+    decode_request,
 };
 use prost::Message;
 use serde::Deserialize;
 
 use crate::consensus::{Consensus, HardState, LogEntry, Persist, ReadIndex, Role, decode_conf_change};
 use crate::lease_timers::{LeaseTimers, Renewal};
-use crate::limits::COMMIT_APPLY_GAP_MAX;
+use crate::limits::{COMMIT_APPLY_GAP_MAX, PROPOSALS_HELD_MAX};
+use crate::reads::Reads;
 use crate::request_ids::RequestIds;
 
 /// A request on its way into the log.
@@ -36,10 +38,16 @@ pub struct Proposal<W> {
 /// What became of a request.
 pub type Outcome = Result<Applied, ApplyError>;
 
-/// What a turn of applying left to do outside, in order.
+/// What a turn left to do outside, in order.
 #[derive(Debug)]
 pub struct Turn<W> {
     pub replies: Vec<(W, Outcome)>,
+    /// Linearizable reads: they may be served now, or not at all.
+    pub reads: Vec<(W, Result<(), EtcdError>)>,
+    /// To peers. They may leave at once.
+    pub messages: Vec<raftpb::Message>,
+    /// Snapshots that peers need: the caller puts in the contents, and the position these stand at.
+    pub snapshots: Vec<raftpb::Message>,
     pub events: Vec<EventBatch>,
     /// A compaction was applied; its steps are due.
     pub compaction_scheduled: bool,
@@ -47,16 +55,28 @@ pub struct Turn<W> {
     pub leases_changed: bool,
     /// A request was over quota: the alarm is to be raised for the cluster.
     pub space_exceeded: bool,
+    /// Members came, went, or changed their addresses.
+    pub membership_changed: bool,
+    /// Another leader, or none.
+    pub leader_changed: bool,
+    /// Messages that were refused, and why.
+    pub refused: Vec<String>,
 }
 
 impl<W> Default for Turn<W> {
     fn default() -> Self {
         Self {
             replies: Vec::new(),
+            reads: Vec::new(),
+            messages: Vec::new(),
+            snapshots: Vec::new(),
             events: Vec::new(),
             compaction_scheduled: false,
             leases_changed: false,
             space_exceeded: false,
+            membership_changed: false,
+            leader_changed: false,
+            refused: Vec::new(),
         }
     }
 }
@@ -81,13 +101,26 @@ impl std::fmt::Display for MemberFailure {
 
 impl std::error::Error for MemberFailure {}
 
+/// What a member is told at start.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberConfig {
+    pub election_timeout_milliseconds: u64,
+    /// How long a request may wait for a leader, or a read for its confirmation.
+    pub request_timeout_milliseconds: u64,
+}
+
 pub struct Member<W> {
     consensus: Consensus,
     writer: Writer,
     leases: LeaseTimers,
     ids: Arc<RequestIds>,
     pending: HashMap<u64, W, BuildHasherDefault<IdHasher>>,
-    election_timeout_milliseconds: u64,
+    /// Requests that wait for a leader, with the time when they are given up.
+    held: VecDeque<(u64, Proposal<W>)>,
+    reads: Reads<W>,
+    persists: Vec<Persist>,
+    leader: u64,
+    config: MemberConfig,
     effects: Effects,
 }
 
@@ -97,7 +130,7 @@ impl<W> Member<W> {
         writer: Writer,
         leases: LeaseTimers,
         ids: Arc<RequestIds>,
-        election_timeout_milliseconds: u64,
+        config: MemberConfig,
     ) -> Self {
         Self {
             consensus,
@@ -105,18 +138,31 @@ impl<W> Member<W> {
             leases,
             ids,
             pending: HashMap::default(),
-            election_timeout_milliseconds,
+            held: VecDeque::new(),
+            reads: Reads::default(),
+            persists: Vec::new(),
+            leader: 0,
+            config,
             effects: Effects::default(),
         }
     }
 
-    /// Takes requests into the log, in order. Those that cannot be taken are answered in `turn` at once.
-    pub fn propose(&mut self, proposals: impl ExactSizeIterator<Item = Proposal<W>>, turn: &mut Turn<W>) {
-        let refusal = self.refusal();
-        if let Some(error) = refusal {
-            turn.replies.extend(proposals.map(|proposal| (proposal.waiter, Err(error))));
-            return;
+    /// Takes requests into the log, in order, or sends them to the leader, or holds them until there is one. Those that
+    /// cannot be taken are answered in `turn` at once.
+    pub fn propose(&mut self, now: u64, proposals: impl ExactSizeIterator<Item = Proposal<W>>, turn: &mut Turn<W>) {
+        let gap = self.consensus.commit_index() - self.consensus.applied_index();
+        if gap > COMMIT_APPLY_GAP_MAX || self.held.len() >= PROPOSALS_HELD_MAX {
+            let refused = proposals.map(|proposal| (proposal.waiter, Err(EtcdError::RequestTooManyRequests)));
+            return turn.replies.extend(refused);
         }
+        if !self.can_propose() || !self.held.is_empty() {
+            let deadline = now + self.config.request_timeout_milliseconds;
+            return self.held.extend(proposals.map(|proposal| (deadline, proposal)));
+        }
+        self.propose_now(proposals, turn);
+    }
+
+    fn propose_now(&mut self, proposals: impl ExactSizeIterator<Item = Proposal<W>>, turn: &mut Turn<W>) {
         let mut entries = Vec::with_capacity(proposals.len());
         let mut ids = Vec::with_capacity(proposals.len());
         for proposal in proposals {
@@ -132,40 +178,139 @@ impl<W> Member<W> {
         }
     }
 
-    fn refusal(&self) -> Option<EtcdError> {
-        let gap = self.consensus.commit_index() - self.consensus.applied_index();
-        if gap > COMMIT_APPLY_GAP_MAX {
-            return Some(EtcdError::RequestTooManyRequests);
-        }
-        (self.consensus.role() != Role::Leader).then_some(EtcdError::NoLeader)
+    fn can_propose(&self) -> bool {
+        self.consensus.leader() != 0 && self.consensus.transferee() == 0
     }
 
-    /// What must be made durable next. Entries that became committed meanwhile are applied into `turn` on the way.
-    pub fn poll_persist(&mut self, now: u64, turn: &mut Turn<W>) -> Result<Option<Persist>, MemberFailure> {
+    /// Proposes a change of the configuration. Its `id` finds the waiter; the outcome says whether the members, as they
+    /// are when it is applied, allow it.
+    pub fn propose_conf_change(&mut self, id: u64, change: raftpb::ConfChange, waiter: W, turn: &mut Turn<W>) {
+        let change = raftpb::ConfChange { id: Some(id), ..change };
+        if self.can_propose() && self.consensus.propose_conf_change(Bytes::from(change.encode_to_vec())) {
+            self.pending.insert(id, waiter);
+        } else {
+            turn.replies.push((waiter, Err(EtcdError::NoLeader)));
+        }
+    }
+
+    /// Takes a message from a peer.
+    pub fn handle_message(&mut self, message: raftpb::Message, turn: &mut Turn<W>) {
+        let from = message.from.unwrap_or(0);
+        if let Err(reason) = self.consensus.handle_message(message) {
+            turn.refused.push(format!("from member {from:x}: {reason}"));
+        }
+    }
+
+    /// Whether a linearizable read may be served right now: a single voter answers itself, if it has applied all it
+    /// committed.
+    pub fn is_linearized(&mut self) -> bool {
+        if !self.consensus.is_single_voter() || self.consensus.role() != Role::Leader {
+            return false;
+        }
+        let context = self.ids.next_id();
+        matches!(self.consensus.read_index(context), ReadIndex::At(index) if self.consensus.applied_index() >= index)
+    }
+
+    /// Asks for a linearizable read; `waiter` comes back in a turn's reads.
+    pub fn read(&mut self, now: u64, waiter: W) {
+        self.reads.push(now + self.config.request_timeout_milliseconds, waiter);
+    }
+
+    fn begin_reads(&mut self, now: u64) {
+        if self.consensus.leader() == 0 || !self.reads.wants_round() {
+            return;
+        }
+        let context = self.ids.next_id();
+        self.reads.begin(now, context);
+        self.ask_for_reads(context);
+    }
+
+    fn ask_for_reads(&mut self, context: u64) {
+        if let ReadIndex::At(index) = self.consensus.read_index(context) {
+            self.reads.confirm(context, index);
+        }
+    }
+
+    /// Applies what became committed and gathers everything there is to do outside into `turn`. What must be made
+    /// durable is in [`Self::take_persists`].
+    pub fn poll(&mut self, now: u64, turn: &mut Turn<W>) -> Result<(), MemberFailure> {
         loop {
+            self.note_leader(turn);
+            if !self.held.is_empty() && self.can_propose() {
+                let held: Vec<Proposal<W>> = self.held.drain(..).map(|(_, proposal)| proposal).collect();
+                self.propose_now(held.into_iter(), turn);
+            }
+            self.begin_reads(now);
             let persist = self.consensus.poll_persist();
-            let mut applied_any = false;
+            let mut went_on = persist.is_some();
+            self.persists.extend(persist);
+            for state in self.consensus.take_read_states() {
+                self.reads.confirm(state.context, state.index);
+                went_on = true;
+            }
             while let Some(entry) = self.consensus.next_committed() {
                 self.apply(now, &entry, turn)?;
                 self.consensus.handle_applied(entry.index);
-                applied_any = true;
+                went_on = true;
             }
-            if persist.is_some() || !applied_any {
-                return Ok(persist);
+            self.reads.take_applied(self.consensus.applied_index(), |waiter| turn.reads.push((waiter, Ok(()))));
+            if !went_on {
+                break;
+            }
+        }
+        for message in self.consensus.take_messages() {
+            let is_snapshot = message.r#type == Some(raftpb::MessageType::MsgSnap as i32);
+            if is_snapshot { turn.snapshots.push(message) } else { turn.messages.push(message) }
+        }
+        Ok(())
+    }
+
+    fn note_leader(&mut self, turn: &mut Turn<W>) {
+        if self.consensus.role() != Role::Leader {
+            self.leases.demote();
+        }
+        if self.leader != self.consensus.leader() {
+            self.leader = self.consensus.leader();
+            turn.leader_changed = true;
+            self.reads.forget_confirmation();
+            if let Some(context) = self.reads.context()
+                && self.leader != 0
+            {
+                self.ask_for_reads(context);
             }
         }
     }
 
+    /// Writes to be made durable, in this order; [`Self::handle_persisted`] is told of the last one.
+    pub fn take_persists(&mut self) -> Vec<Persist> {
+        std::mem::take(&mut self.persists)
+    }
+
+    pub fn has_persists(&self) -> bool {
+        !self.persists.is_empty()
+    }
+
+    /// All writes up to this number are durable.
     pub fn handle_persisted(&mut self, number: u64) {
         self.consensus.handle_persisted(number);
     }
 
-    /// A heartbeat interval passed. Returns requests that time itself asks for: revocations and checkpoints of leases.
-    pub fn handle_tick(&mut self, now: u64) -> Vec<Bytes> {
+    /// A heartbeat interval passed: raft's clock moves, reads and requests are given up whose time is over, and the leader
+    /// proposes what time itself asks for: revocations and checkpoints of leases.
+    pub fn handle_tick(&mut self, now: u64, turn: &mut Turn<W>) {
         self.consensus.tick();
-        if self.consensus.role() != Role::Leader {
-            self.leases.demote();
-            return Vec::new();
+        self.note_leader(turn);
+        self.reads.take_expired(now, |waiter| turn.reads.push((waiter, Err(EtcdError::Timeout))));
+        while self.held.front().is_some_and(|(deadline, _)| *deadline <= now) {
+            let (_, proposal) = self.held.pop_front().expect("looked at above");
+            turn.replies.push((proposal.waiter, Err(EtcdError::Timeout)));
+        }
+        if let Some(context) = self.reads.context() {
+            self.ask_for_reads(context);
+        }
+        // Never passed on to another leader, which knows of renewals that this member does not.
+        if self.consensus.role() != Role::Leader || !self.can_propose() {
+            return;
         }
         let mut requests: Vec<Bytes> = Vec::new();
         for id in self.leases.take_expired(now) {
@@ -177,7 +322,15 @@ impl<W> Member<W> {
         if !checkpoints.is_empty() {
             requests.push(self.number(checkpoint_request(checkpoints)).1);
         }
-        requests
+        // Leases that could not be proposed now are due again a little later.
+        self.consensus.propose(requests.into_iter());
+    }
+
+    /// Lets time pass for raft alone, at a start: an election that nobody waits for comes sooner.
+    pub fn skip_ticks(&mut self, ticks: u64) {
+        for _ in 0..ticks {
+            self.consensus.tick();
+        }
     }
 
     /// Starts an election at once if nobody else could win it.
@@ -194,12 +347,15 @@ impl<W> Member<W> {
         (id, Bytes::from(request.encode_to_vec()))
     }
 
-    pub fn read_index(&mut self) -> ReadIndex {
-        let context = self.ids.next_id();
-        self.consensus.read_index(context)
-    }
-
+    /// Begins a lease's TTL anew, at the leader. A leader that was not confirmed for half an election timeout may have
+    /// a successor who does not hear of the renewal: it must be confirmed first, by a read.
     pub fn renew_lease(&mut self, now: u64, id: i64) -> Renewal {
+        if self.consensus.role() == Role::Leader && !self.consensus.is_single_voter() {
+            let fresh = now.saturating_sub(self.config.election_timeout_milliseconds / 2);
+            if self.reads.confirmed_at().is_none_or(|at| at < fresh) {
+                return Renewal::Unconfirmed;
+            }
+        }
         self.leases.renew(now, id)
     }
 
@@ -217,6 +373,20 @@ impl<W> Member<W> {
         &self.consensus
     }
 
+    /// For what goes straight to raft: reports of the transport, transfers, entries read from the log.
+    pub fn consensus_mut(&mut self) -> &mut Consensus {
+        &mut self.consensus
+    }
+
+    /// The store was replaced by a snapshot's: its leases take the place of those before.
+    pub fn replace_leases(&mut self, now: u64, leases: LeaseTimers) {
+        self.leases = leases;
+        self.leases.demote();
+        if self.consensus.role() == Role::Leader {
+            self.leases.promote(now, self.config.election_timeout_milliseconds);
+        }
+    }
+
     pub fn writer(&mut self) -> &mut Writer {
         &mut self.writer
     }
@@ -230,7 +400,14 @@ impl<W> Member<W> {
     pub fn take_pending(&mut self) -> Vec<W> {
         let mut pending: Vec<(u64, W)> = self.pending.drain().collect();
         pending.sort_unstable_by_key(|(id, _)| *id);
-        pending.into_iter().map(|(_, waiter)| waiter).collect()
+        let mut waiters: Vec<W> = pending.into_iter().map(|(_, waiter)| waiter).collect();
+        waiters.extend(self.held.drain(..).map(|(_, proposal)| proposal.waiter));
+        waiters
+    }
+
+    /// Gives up every read still waiting, at a stop.
+    pub fn take_reads(&mut self) -> Vec<W> {
+        self.reads.take_all()
     }
 
     fn apply(&mut self, now: u64, entry: &LogEntry, turn: &mut Turn<W>) -> Result<(), MemberFailure> {
@@ -240,12 +417,15 @@ impl<W> Member<W> {
                 self.writer.apply_empty(position);
                 // The first entry of a term: its leader now knows everything committed before it.
                 if self.consensus.role() == Role::Leader && entry.term == self.consensus.term() {
-                    self.leases.promote(now, self.election_timeout_milliseconds);
+                    self.leases.promote(now, self.config.election_timeout_milliseconds);
+                    if let Some(context) = self.reads.context() {
+                        self.ask_for_reads(context);
+                    }
                 }
                 Ok(())
             }
             raftpb::EntryType::EntryNormal => self.apply_request(now, position, &entry.data, turn),
-            raftpb::EntryType::EntryConfChange => self.apply_conf_change(position, &entry.data),
+            raftpb::EntryType::EntryConfChange => self.apply_conf_change(position, &entry.data, turn),
             raftpb::EntryType::EntryConfChangeV2 => {
                 Err(failure(position, "a ConfChangeV2, which etcd 3.7 does not write"))
             }
@@ -268,7 +448,7 @@ impl<W> Member<W> {
         self.effects.alarms_raised.clear();
         self.effects.alarms_lifted.clear();
         self.effects.cluster_version = None;
-        self.effects.membership_changed = false;
+        turn.membership_changed |= std::mem::take(&mut self.effects.membership_changed);
         for change in self.effects.leases.drain(..) {
             turn.leases_changed = true;
             match change {
@@ -286,15 +466,20 @@ impl<W> Member<W> {
         Ok(())
     }
 
-    fn apply_conf_change(&mut self, position: Position, data: &Bytes) -> Result<(), MemberFailure> {
+    fn apply_conf_change(&mut self, position: Position, data: &Bytes, turn: &mut Turn<W>) -> Result<(), MemberFailure> {
         let change = decode_conf_change(data).map_err(|error| failure(position, error))?;
-        let described = member_change(&change).map_err(|error| failure(position, error))?;
+        let described = MemberChange::from_conf_change(&change).map_err(|error| failure(position, error))?;
         // A change that the membership refuses is a no-op for raft too, as in etcd.
         let accepted = self.writer.check_member_change(&described).is_ok();
         let conf_state =
             self.consensus.apply_conf_change(accepted.then_some(&change)).map_err(|error| failure(position, error))?;
         let outcome = self.writer.apply_member_change(position, described, conf_state_json(&conf_state));
         assert_eq!(outcome.is_ok(), accepted, "the store and its check agree");
+        turn.membership_changed |= accepted;
+        if let Some(waiter) = self.pending.remove(&change.id.unwrap_or(0)) {
+            let revision = self.writer.revision();
+            turn.replies.push((waiter, outcome.map(|()| Applied { reply: Reply::Empty, revision })));
+        }
         Ok(())
     }
 }
@@ -308,36 +493,6 @@ fn checkpoint_request(checkpoints: Vec<LeaseCheckpoint>) -> InternalRaftRequest 
         lease_checkpoint: Some(LeaseCheckpointRequest { checkpoints }),
         ..InternalRaftRequest::default()
     }
-}
-
-/// The JSON that etcd puts into a configuration change (`membership.ConfigChangeContext`).
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct ChangeContext {
-    #[serde(rename = "peerURLs")]
-    peer_urls: Vec<String>,
-    #[serde(rename = "isLearner")]
-    is_learner: bool,
-    #[serde(rename = "isPromote")]
-    is_promote: bool,
-    name: String,
-}
-
-fn member_change(change: &raftpb::ConfChange) -> Result<MemberChange, String> {
-    let id = change.node_id.unwrap_or(0);
-    let context: ChangeContext = match change.context.as_deref() {
-        None | Some([]) => ChangeContext::default(),
-        Some(json) => serde_json::from_slice(json).map_err(|error| format!("context of member {id:x}: {error}"))?,
-    };
-    let kind = raftpb::ConfChangeType::try_from(change.r#type.unwrap_or(0)).map_err(|error| error.to_string())?;
-    Ok(match kind {
-        raftpb::ConfChangeType::ConfChangeAddNode if context.is_promote => MemberChange::Promote { id },
-        raftpb::ConfChangeType::ConfChangeAddNode | raftpb::ConfChangeType::ConfChangeAddLearnerNode => {
-            MemberChange::Add { id, name: context.name, peer_urls: context.peer_urls, learner: context.is_learner }
-        }
-        raftpb::ConfChangeType::ConfChangeRemoveNode => MemberChange::Remove { id },
-        raftpb::ConfChangeType::ConfChangeUpdateNode => MemberChange::Update { id, peer_urls: context.peer_urls },
-    })
 }
 
 /// `meta/confState` as etcd stores it: absent lists are left out, `auto_leave` is always there.
@@ -407,19 +562,5 @@ mod tests {
         let json = conf_state_json(&state);
         assert_eq!(json, br#"{"voters":[1,2],"auto_leave":false}"#);
         assert_eq!(conf_state_from_json(&json).expect("our own"), state);
-    }
-
-    #[test]
-    fn contexts_tell_additions_from_promotions() {
-        let change = |context: &'static [u8]| raftpb::ConfChange {
-            node_id: Some(7),
-            context: Some(Bytes::from_static(context)),
-            ..raftpb::ConfChange::default()
-        };
-        let added = member_change(&change(br#"{"id":7,"peerURLs":["http://a:1"],"name":"x"}"#)).expect("valid");
-        assert!(matches!(added, MemberChange::Add { id: 7, learner: false, .. }));
-        let promoted = member_change(&change(br#"{"id":7,"isPromote":true}"#)).expect("valid");
-        assert!(matches!(promoted, MemberChange::Promote { id: 7 }));
-        assert!(member_change(&change(b"{")).is_err());
     }
 }

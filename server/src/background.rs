@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::{CompactionRequest, InternalRaftRequest};
 use kvorum_api::raftpb::ConfState;
@@ -15,7 +14,7 @@ use kvorum_disk::snap::{SnapDirectory, SnapshotFile};
 use kvorum_disk::wal::{self, WalSnapshot};
 use kvorum_disk::{FileSystem, LmdbBackend};
 use kvorum_node::member::Proposal;
-use kvorum_store::{Backend, BackendError, CompactionStep, Position};
+use kvorum_store::{Backend, BackendError, CompactionStep, Membership, Position, membership_v2_json};
 
 use crate::auto_compaction::AutoCompactor;
 use crate::config::AutoCompaction;
@@ -65,10 +64,13 @@ impl BackendThread {
     }
 
     fn commit(&mut self) -> Result<(), String> {
-        let (batch, position, conf_state) = {
+        let core = Arc::clone(&self.core);
+        let gate = core.commit_gate.lock();
+        // The members change under the same lock, so these are those of the position.
+        let (batch, position, conf_state, members) = {
             let mut state = self.core.state();
             let batch = state.writer().take_commit();
-            (batch, state.writer().applied(), state.consensus().conf_state())
+            (batch, state.writer().applied(), state.consensus().conf_state(), self.core.reader.members())
         };
         let Some(batch) = batch else {
             self.core.note_backend_commit();
@@ -82,19 +84,20 @@ impl BackendThread {
         self.core.note_backend_size(self.backend.size_bytes(), in_use);
         self.core.state().writer().set_backend_size(in_use);
         self.core.note_backend_commit();
+        drop(gate);
         if position.index >= self.snapshots.newest + self.snapshots.count {
-            self.snapshot(position, conf_state)?;
+            self.snapshot(position, conf_state, &members)?;
         }
         Ok(())
     }
 
     /// The backend holds everything up to `position`; the log before it is no longer needed.
-    fn snapshot(&mut self, position: Position, conf_state: ConfState) -> Result<(), String> {
+    fn snapshot(&mut self, position: Position, conf_state: ConfState, members: &Membership) -> Result<(), String> {
         let file = SnapshotFile {
             index: position.index,
             term: position.term,
             conf_state: conf_state.clone(),
-            data: Bytes::new(),
+            data: membership_v2_json(members).into(),
         };
         self.snapshots.directory.save(&file).map_err(|error| error.to_string())?;
         let record = WalSnapshot { index: position.index, term: position.term, conf_state: Some(conf_state) };
@@ -123,6 +126,9 @@ impl BackendThread {
                 }
                 Err(error) => tracing::warn!(error = %error, "failed to purge files"),
             }
+        }
+        if let Ok(first) = wal::first_index(&*policy.file_system, &policy.wal_directory) {
+            self.core.turn(|member, _, _| member.consensus_mut().release_log_before(first));
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Two locks, always taken in this order. `log` belongs to whoever drives: it takes proposals into raft, writes and syncs
 //! the WAL, applies what became committed. `state` guards raft, store and timers, and is held only between disk calls,
 //! so reads never wait for the disk. A connection thread drives its own small batches while syncs are quick; everything
-//! else is driven by the raft thread.
+//! else is driven by the log thread. The raft thread moves raft's clock and takes the peers' messages; it never touches
+//! the disk, so that no heartbeat waits for it.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -11,23 +12,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::alarm_request::AlarmAction;
 use kvorum_api::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest};
+use kvorum_api::{EtcdError, raftpb};
 use kvorum_disk::wal::{HardState as WalHardState, WalEntry};
 use kvorum_disk::{DiskError, Wal};
 use kvorum_node::lease_timers::Renewal;
 use kvorum_node::member::{Member, Outcome, Proposal, Turn};
-use kvorum_node::{Persist, ReadIndex, RequestIds};
+use kvorum_node::{Persist, RequestIds, SnapshotPosition};
 use kvorum_store::{Header, Reader};
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use prost::Message as _;
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::database::Databases;
+use crate::ids::to_hex;
 use crate::limits::{
-    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PROPOSAL_QUEUE_MAX,
+    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PEER_INBOX_BYTES_MAX,
+    PROPOSAL_QUEUE_MAX,
 };
 use crate::mailbox::{Mailbox, SlotKey};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PeerMetrics};
 use crate::watch::WatchPublisher;
 
 /// How often a physical compaction that waits looks again by itself.
@@ -40,6 +45,8 @@ pub enum Waiter {
     Slot { worker: usize, key: SlotKey },
     /// Anybody else.
     Channel(oneshot::Sender<Outcome>),
+    /// A linearizable read.
+    Read(oneshot::Sender<Result<(), EtcdError>>),
     /// Nobody: the member asked by itself.
     Nobody,
 }
@@ -50,7 +57,9 @@ pub struct CoreConfig {
     pub member_id: u64,
     pub cluster_id: u64,
     pub heartbeat_interval: Duration,
+    pub election_timeout: Duration,
     pub request_timeout: Duration,
+    pub strict_reconfig_check: bool,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
     pub quota_bytes: Option<u64>,
@@ -67,6 +76,7 @@ pub struct CoreParts {
     pub ids: Arc<RequestIds>,
     pub publisher: WatchPublisher,
     pub metrics: Arc<Metrics>,
+    pub databases: Databases,
 }
 
 pub struct Core {
@@ -75,30 +85,46 @@ pub struct Core {
     pub ids: Arc<RequestIds>,
     pub publisher: WatchPublisher,
     pub metrics: Arc<Metrics>,
+    pub databases: Databases,
     state: Mutex<Member<Waiter>>,
     log: Mutex<Wal>,
     queue: Mutex<Queue>,
     queue_filled: Condvar,
     queue_length: AtomicUsize,
+    inbox: Mutex<Inbox>,
+    inbox_filled: Condvar,
+    peers: OnceLock<Arc<dyn Peers>>,
     mailboxes: Vec<Arc<Mailbox>>,
     started: Instant,
     term: AtomicU64,
     leader: AtomicU64,
+    /// When the present leader was first seen.
+    leader_elected_milliseconds: AtomicU64,
     commit_index: AtomicU64,
     sync_microseconds: AtomicU64,
     backlog_operations: AtomicUsize,
     backend_size_bytes: AtomicU64,
     backend_in_use_bytes: AtomicU64,
     stopping: AtomicBool,
+    is_learner: AtomicBool,
     compactions_scheduled: AtomicU64,
     compactions_finished: AtomicU64,
     backend_commits: AtomicU64,
     failure: OnceLock<String>,
+    /// Held while a commit is taken and made, and while another database takes the store's place.
+    pub commit_gate: Mutex<()>,
     /// Tells async tasks of a stop.
     stopped: watch::Sender<bool>,
+    /// The leader's id, 0 while there is none.
+    leader_seen: watch::Sender<u64>,
+    /// Whether clients are served, and who waits for it.
+    ready: Mutex<bool>,
+    became_ready: Condvar,
     /// Tells renewals that wait for a revocation.
     pub leases_changed: Notify,
     backend_wanted: Wanted,
+    /// Tells those who wait for a commit of the backend.
+    backend_committed: Notify,
     pub compaction_wanted: Wanted,
     /// Tells physical compactions that steps were made durable.
     compaction_progress: Notify,
@@ -108,8 +134,50 @@ pub struct Core {
 #[derive(Default)]
 struct Queue {
     proposals: Vec<Proposal<Waiter>>,
-    /// The raft thread took its last look.
+    /// Raft wants something written that nobody is writing yet.
+    persists: bool,
+    /// The log thread took its last look.
     closed: bool,
+}
+
+/// What peers sent and the raft thread has not seen yet.
+#[derive(Default)]
+struct Inbox {
+    messages: Vec<raftpb::Message>,
+    bytes: usize,
+}
+
+/// How the member reaches its peers.
+pub trait Peers: Send + Sync {
+    /// Must not block: what cannot be taken is dropped, and reported as unreachable later.
+    fn send(&self, messages: Vec<raftpb::Message>);
+
+    /// A peer needs a snapshot: the message says where the log stood when that was found.
+    fn send_snapshot(&self, message: raftpb::Message);
+
+    /// Entries that are no longer in memory are needed: from the first, up to but without the second.
+    fn fetch_entries(&self, low: u64, high: u64);
+
+    /// A snapshot from the leader takes the place of store and log. The caller holds the log and not the state.
+    fn install_snapshot(&self, log: &mut Wal, position: &SnapshotPosition) -> Result<(), String>;
+
+    /// What [`Self::install_snapshot`] began is durable in the log.
+    fn snapshot_installed(&self) -> Result<(), String>;
+
+    /// Members came, went or moved.
+    fn membership_changed(&self);
+
+    /// For how long there has been a working connection with the member; `None` while there is none.
+    fn up_milliseconds(&self, member_id: u64) -> Option<u64>;
+
+    /// What went to and came from each of them.
+    fn metrics(&self) -> Vec<Arc<PeerMetrics>>;
+}
+
+/// Whether the one who steps holds the log and writes what raft wants written.
+enum Drives {
+    Yes,
+    No,
 }
 
 /// A flag that a thread sleeps on.
@@ -137,35 +205,46 @@ impl Wanted {
 
 impl Core {
     pub fn new(config: CoreConfig, parts: CoreParts, workers: usize) -> Self {
-        let CoreParts { member, reader, wal, ids, publisher, metrics } = parts;
+        let CoreParts { member, reader, wal, ids, publisher, metrics, databases } = parts;
         Self {
             config,
             reader,
             ids,
             publisher,
             metrics,
+            databases,
             state: Mutex::new(member),
             log: Mutex::new(wal),
             queue: Mutex::default(),
             queue_filled: Condvar::new(),
             queue_length: AtomicUsize::new(0),
+            inbox: Mutex::default(),
+            inbox_filled: Condvar::new(),
+            peers: OnceLock::new(),
             mailboxes: (0..workers).map(|_| Arc::default()).collect(),
             started: Instant::now(),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
+            leader_elected_milliseconds: AtomicU64::new(0),
             commit_index: AtomicU64::new(0),
             sync_microseconds: AtomicU64::new(0),
             backlog_operations: AtomicUsize::new(0),
             backend_size_bytes: AtomicU64::new(0),
             backend_in_use_bytes: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            is_learner: AtomicBool::new(false),
             compactions_scheduled: AtomicU64::new(0),
             compactions_finished: AtomicU64::new(0),
             backend_commits: AtomicU64::new(0),
             failure: OnceLock::new(),
+            commit_gate: Mutex::new(()),
             stopped: watch::Sender::new(false),
+            leader_seen: watch::Sender::new(0),
+            ready: Mutex::new(false),
+            became_ready: Condvar::new(),
             leases_changed: Notify::new(),
             backend_wanted: Wanted::default(),
+            backend_committed: Notify::new(),
             compaction_wanted: Wanted::default(),
             compaction_progress: Notify::new(),
         }
@@ -235,9 +314,62 @@ impl Core {
         cost == 0 || self.config.quota_bytes.is_none_or(fits)
     }
 
-    /// An index at which a linearizable read may be served, if this member knows one now.
-    pub fn read_index(&self) -> ReadIndex {
-        self.state.lock().read_index()
+    /// Joins the member to its peers, once, before its threads start.
+    pub fn set_peers(&self, peers: Arc<dyn Peers>) {
+        self.note_membership();
+        assert!(self.peers.set(peers).is_ok(), "peers are set once");
+    }
+
+    /// Whether this member has no vote yet.
+    pub fn is_learner(&self) -> bool {
+        self.is_learner.load(Ordering::Relaxed)
+    }
+
+    fn note_membership(&self) {
+        let membership = self.reader.members();
+        let learner = membership.members.get(&self.config.member_id).is_some_and(|member| member.is_learner);
+        self.is_learner.store(learner, Ordering::Relaxed);
+    }
+
+    pub fn peer_up_milliseconds(&self, member_id: u64) -> Option<u64> {
+        self.peers.get()?.up_milliseconds(member_id)
+    }
+
+    pub fn peer_metrics(&self) -> Vec<Arc<PeerMetrics>> {
+        self.peers.get().map(|peers| peers.metrics()).unwrap_or_default()
+    }
+
+    /// What a request is told that began at `began` (see [`Self::now`]) and whose time is over, as etcd tells it: whether
+    /// a leader was lost meanwhile, or the connection to it, or neither.
+    pub fn timeout_error(&self, began: u64) -> EtcdError {
+        let elected = self.leader_elected_milliseconds.load(Ordering::Relaxed);
+        let two_timeouts = 2 * u64::try_from(self.config.election_timeout.as_millis()).unwrap_or(u64::MAX / 2);
+        if began > elected.saturating_sub(two_timeouts) && began < elected {
+            return EtcdError::TimeoutDueToLeaderFail;
+        }
+        let Some(peers) = self.peers.get() else { return EtcdError::Timeout };
+        let up_since = |id| peers.up_milliseconds(id).is_some_and(|up| up >= self.now().saturating_sub(began));
+        let connected = match self.leader() {
+            0 => true,
+            leader if leader == self.config.member_id => {
+                let members = self.reader.members();
+                let voters = members.voters().count();
+                let up = members.voters().filter(|member| member.id == leader || up_since(member.id)).count();
+                up > voters / 2
+            }
+            leader => up_since(leader),
+        };
+        if connected { EtcdError::Timeout } else { EtcdError::TimeoutDueToConnectionLost }
+    }
+
+    /// Waits until a linearizable read may be served.
+    pub async fn linearize(&self) -> Result<(), EtcdError> {
+        let (sender, receiver) = oneshot::channel();
+        self.turn(|member, now, _| member.read(now, Waiter::Read(sender)));
+        match receiver.await {
+            Ok(confirmed) => confirmed,
+            Err(_) => Err(EtcdError::Stopped),
+        }
     }
 
     /// Proposes and waits.
@@ -256,10 +388,11 @@ impl Core {
     pub async fn submit(&self, id: u64, data: Bytes) -> Result<kvorum_store::Applied, EtcdError> {
         let (sender, receiver) = oneshot::channel();
         self.enqueue(std::iter::once(Proposal { id, data, waiter: Waiter::Channel(sender) }));
+        let began = self.now();
         match tokio::time::timeout(self.config.request_timeout, receiver).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(EtcdError::Stopped),
-            Err(_) => Err(EtcdError::Timeout),
+            Err(_) => Err(self.timeout_error(began)),
         }
     }
 
@@ -321,62 +454,120 @@ impl Core {
         proposals: &mut Vec<Proposal<Waiter>>,
     ) -> Result<(), String> {
         let mut persisted = None;
-        while let Some(persist) = self.step(proposals, persisted.take(), turn)? {
-            self.write(log, &persist).map_err(|error| format!("write-ahead log: {error}"))?;
-            persisted = Some(persist.number);
+        loop {
+            let persists = self.step(turn, |member, now, turn| {
+                if let Some(number) = persisted.take() {
+                    member.handle_persisted(number);
+                }
+                if !proposals.is_empty() {
+                    member.propose(now, proposals.drain(..), turn);
+                }
+                Drives::Yes
+            })?;
+            // What peers are to have leaves before the disk is touched.
+            self.send(turn);
+            let Some(last) = persists.last() else { return Ok(()) };
+            persisted = Some(last.number);
+            self.write(log, &persists)?;
         }
-        Ok(())
     }
 
     /// What happens between two disk calls, under the state's lock. Events are published here, so that every thread
-    /// sees them in the order of revisions.
+    /// sees them in the order of revisions. One that drives gets what is to be written; else the log thread is told.
     fn step(
         &self,
-        proposals: &mut Vec<Proposal<Waiter>>,
-        persisted: Option<u64>,
         turn: &mut Turn<Waiter>,
-    ) -> Result<Option<Persist>, String> {
+        act: impl FnOnce(&mut Member<Waiter>, u64, &mut Turn<Waiter>) -> Drives,
+    ) -> Result<Vec<Persist>, String> {
         let mut state = self.state.lock();
         if self.failure.get().is_some() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        if let Some(number) = persisted {
-            state.handle_persisted(number);
-        }
-        if !proposals.is_empty() {
-            state.propose(proposals.drain(..), turn);
-        }
-        let persist = state.poll_persist(self.now(), turn).map_err(|failure| failure.to_string())?;
+        let now = self.now();
+        let drives = act(&mut state, now, turn);
+        state.poll(now, turn).map_err(|failure| failure.to_string())?;
         let consensus = state.consensus();
         self.term.store(consensus.term(), Ordering::Relaxed);
         self.leader.store(consensus.leader(), Ordering::Relaxed);
         self.commit_index.store(consensus.commit_index(), Ordering::Relaxed);
+        let wanted_entries = consensus.wanted_entries();
         if !turn.events.is_empty() {
             self.publisher.publish(Arc::from(std::mem::take(&mut turn.events)));
         }
         let backlog = state.writer().pending_operations();
         self.backlog_operations.store(backlog, Ordering::Relaxed);
+        let persists = match drives {
+            Drives::Yes => state.take_persists(),
+            Drives::No => Vec::new(),
+        };
+        let must_write = state.has_persists();
         drop(state);
+        if must_write {
+            self.queue.lock().persists = true;
+            self.queue_filled.notify_one();
+        }
+        if let (Some((low, high)), Some(peers)) = (wanted_entries, self.peers.get()) {
+            peers.fetch_entries(low, high);
+        }
         if backlog >= self.config.backend_batch_limit {
             self.backend_wanted.set();
         }
-        Ok(persist)
+        Ok(persists)
     }
 
-    fn write(&self, log: &mut Wal, persist: &Persist) -> Result<(), DiskError> {
+    /// Lets `act` do something to the member that touches no disk, and does what follows from it.
+    pub fn turn(&self, act: impl FnOnce(&mut Member<Waiter>, u64, &mut Turn<Waiter>)) {
+        let mut turn = Turn::default();
+        let stepped = self.step(&mut turn, |member, now, turn| {
+            act(member, now, turn);
+            Drives::No
+        });
+        if let Err(failure) = stepped {
+            self.fail(failure);
+        }
+        self.deliver(turn, None);
+    }
+
+    /// Messages to peers, as soon as they may leave.
+    fn send(&self, turn: &mut Turn<Waiter>) {
+        let Some(peers) = self.peers.get() else { return };
+        if !turn.messages.is_empty() {
+            peers.send(std::mem::take(&mut turn.messages));
+        }
+        for message in turn.snapshots.drain(..) {
+            peers.send_snapshot(message);
+        }
+    }
+
+    fn write(&self, log: &mut Wal, persists: &[Persist]) -> Result<(), String> {
+        let mut must_sync = false;
+        for persist in persists {
+            if let Some(position) = &persist.snapshot {
+                let peers = self.peers.get().ok_or("a snapshot without peers")?;
+                peers.install_snapshot(log, position)?;
+            }
+            must_sync |= Self::append(log, persist).map_err(|error| format!("write-ahead log: {error}"))?;
+        }
+        if must_sync {
+            let took = log.sync().map_err(|error| format!("write-ahead log: {error}"))?;
+            self.metrics.wal_fsync_seconds.observe_duration(took);
+            self.note_sync(took);
+        }
+        if let (true, Some(peers)) = (persists.iter().any(|persist| persist.snapshot.is_some()), self.peers.get()) {
+            self.note_membership();
+            peers.snapshot_installed()?;
+        }
+        Ok(())
+    }
+
+    fn append(log: &mut Wal, persist: &Persist) -> Result<bool, DiskError> {
         let entries: Vec<WalEntry<'_>> = persist
             .entries
             .iter()
             .map(|entry| WalEntry { entry_type: entry.kind, term: entry.term, index: entry.index, data: &entry.data })
             .collect();
         let hard_state = persist.hard_state.map(to_wal_hard_state);
-        let appended = log.append(&entries, hard_state.as_ref())?;
-        if appended.must_sync {
-            let took = log.sync()?;
-            self.metrics.wal_fsync_seconds.observe_duration(took);
-            self.note_sync(took);
-        }
-        Ok(())
+        Ok(log.append(&entries, hard_state.as_ref())?.must_sync)
     }
 
     /// A moving average of sync times, which decides whether connection threads may write.
@@ -387,7 +578,11 @@ impl Core {
     }
 
     /// Hands out replies: to the caller's own thread directly, to others through their mailboxes, once per turn.
-    fn deliver(&self, turn: Turn<Waiter>, mut own: Option<(usize, &mut Vec<(SlotKey, Outcome)>)>) {
+    fn deliver(&self, mut turn: Turn<Waiter>, mut own: Option<(usize, &mut Vec<(SlotKey, Outcome)>)>) {
+        self.send(&mut turn);
+        for reason in &turn.refused {
+            tracing::warn!(reason = %reason, "refused a message of a peer");
+        }
         if turn.compaction_scheduled {
             self.schedule_compaction();
         }
@@ -403,7 +598,14 @@ impl Core {
                 },
                 // A receiver that went away no longer wants the answer.
                 Waiter::Channel(sender) => drop(sender.send(outcome)),
+                Waiter::Read(_) => unreachable!("a read is answered among the reads"),
                 Waiter::Nobody => {}
+            }
+        }
+        for (waiter, confirmed) in turn.reads {
+            if let Waiter::Read(sender) = waiter {
+                // A receiver that went away no longer wants to read.
+                sender.send(confirmed).ok();
             }
         }
         for (worker, replies) in mail.into_iter().enumerate() {
@@ -413,6 +615,15 @@ impl Core {
         }
         if turn.leases_changed {
             self.leases_changed.notify_waiters();
+        }
+        if turn.leader_changed {
+            self.note_leader_change();
+        }
+        if turn.membership_changed {
+            self.note_membership();
+            if let Some(peers) = self.peers.get() {
+                peers.membership_changed();
+            }
         }
         if turn.space_exceeded {
             let (id, data) = self.state.lock().number(self.no_space_request());
@@ -440,21 +651,74 @@ impl Core {
         self.deliver(turn, None);
     }
 
-    /// The raft thread: ticks, and every batch that connection threads did not commit themselves.
+    /// Says who leads now, to the log and to whoever waits for it.
+    fn note_leader_change(&self) {
+        let (leader, term) = (self.leader(), self.term());
+        if leader == 0 {
+            tracing::info!(term, "the cluster has no leader");
+        } else {
+            self.leader_elected_milliseconds.store(self.now(), Ordering::Relaxed);
+            tracing::info!(leader = %to_hex(leader), term, "elected leader");
+        }
+        self.leader_seen.send_replace(leader);
+    }
+
+    /// Takes a message from a peer; never waits. A full inbox drops it: raft sends what matters again.
+    pub fn receive(&self, message: raftpb::Message) {
+        let bytes = message.encoded_len();
+        let mut inbox = self.inbox.lock();
+        if inbox.bytes + bytes > PEER_INBOX_BYTES_MAX && !inbox.messages.is_empty() {
+            return;
+        }
+        inbox.bytes += bytes;
+        inbox.messages.push(message);
+        drop(inbox);
+        self.inbox_filled.notify_one();
+    }
+
+    /// The raft thread: raft's clock, and what peers send. Nothing here waits for the disk.
     pub fn run_raft_thread(&self) {
         let mut next_tick = Instant::now() + self.config.heartbeat_interval;
+        while !self.is_stopping() {
+            let inbox = self.wait_for_messages(next_tick);
+            let is_tick = Instant::now() >= next_tick;
+            if is_tick {
+                next_tick = (next_tick + self.config.heartbeat_interval).max(Instant::now());
+            }
+            self.turn(|member, now, turn| {
+                for message in inbox.messages {
+                    member.handle_message(message, turn);
+                }
+                if is_tick {
+                    // The clock rounds down: a renewal late in one millisecond would end a fraction early in its last one.
+                    member.handle_tick(now.saturating_sub(1), turn);
+                }
+            });
+        }
+    }
+
+    fn wait_for_messages(&self, until: Instant) -> Inbox {
+        let mut inbox = self.inbox.lock();
+        while inbox.messages.is_empty() && !self.is_stopping() {
+            if self.inbox_filled.wait_until(&mut inbox, until).timed_out() {
+                break;
+            }
+        }
+        std::mem::take(&mut *inbox)
+    }
+
+    /// The log thread: every batch that connection threads did not commit themselves, and what raft itself wants written.
+    pub fn run_log_thread(&self) {
         let mut batch = Vec::new();
         while !self.is_stopping() {
-            self.wait_for_proposals(next_tick);
+            self.wait_for_proposals();
             let mut log = self.log.lock();
-            std::mem::swap(&mut batch, &mut self.queue.lock().proposals);
-            self.queue_length.store(0, Ordering::Relaxed);
-            if Instant::now() >= next_tick {
-                next_tick = (next_tick + self.config.heartbeat_interval).max(Instant::now());
-                // The clock rounds down: a renewal late in one millisecond would end a fraction early in its last one.
-                let requests = self.state.lock().handle_tick(self.now().saturating_sub(1));
-                batch.extend(requests.into_iter().map(|data| Proposal { id: 0, data, waiter: Waiter::Nobody }));
+            {
+                let mut queue = self.queue.lock();
+                std::mem::swap(&mut batch, &mut queue.proposals);
+                queue.persists = false;
             }
+            self.queue_length.store(0, Ordering::Relaxed);
             let turn = self.drive(&mut log, &mut batch);
             drop(log);
             self.deliver(turn, None);
@@ -462,16 +726,14 @@ impl Core {
         self.finish_log();
     }
 
-    fn wait_for_proposals(&self, until: Instant) {
+    fn wait_for_proposals(&self) {
         let mut queue = self.queue.lock();
-        while queue.proposals.is_empty() && !self.is_stopping() {
-            if self.queue_filled.wait_until(&mut queue, until).timed_out() {
-                return;
-            }
+        while queue.proposals.is_empty() && !queue.persists && !self.is_stopping() {
+            self.queue_filled.wait(&mut queue);
         }
     }
 
-    /// The last act of the raft thread: what was taken is finished, the rest is told that the server stops.
+    /// The last act of the log thread: what was taken is finished, the rest is told that the server stops.
     fn finish_log(&self) {
         self.settle(std::iter::empty());
         let mut log = self.log.lock();
@@ -483,9 +745,11 @@ impl Core {
             }
         }
         drop(log);
-        let waiting = std::mem::replace(&mut *self.queue.lock(), Queue { proposals: Vec::new(), closed: true });
+        let waiting = std::mem::replace(&mut *self.queue.lock(), Queue { closed: true, ..Queue::default() });
         let pending = self.state.lock().take_pending();
         self.refuse_stopped(waiting.proposals.into_iter().map(|proposal| proposal.waiter).chain(pending));
+        // Dropped senders tell the reads of the stop.
+        drop(self.state.lock().take_reads());
     }
 
     /// Sleeps until a backend commit is due, or wanted earlier.
@@ -534,6 +798,33 @@ impl Core {
 
     pub fn note_backend_commit(&self) {
         self.backend_commits.fetch_add(1, Ordering::AcqRel);
+        self.backend_committed.notify_waiters();
+    }
+
+    /// As [`Self::wait_for_backend_commit`], on a thread that may sleep; false at a stop.
+    pub fn wait_for_backend_commit_blocking(&self) -> bool {
+        let wanted = self.backend_commits() + 2;
+        while self.backend_commits() < wanted {
+            if self.is_stopping() {
+                return false;
+            }
+            self.want_backend_commit();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    /// Waits until the backend has everything that was applied before.
+    pub async fn wait_for_backend_commit(&self) {
+        // The next one to end may have begun before.
+        let wanted = self.backend_commits() + 2;
+        while !self.is_stopping() && self.backend_commits() < wanted {
+            let mut committed = std::pin::pin!(self.backend_committed.notified());
+            committed.as_mut().enable();
+            self.want_backend_commit();
+            // One that ended before the notification was enabled costs one interval, no more.
+            drop(tokio::time::timeout(COMPACTION_CHECK, committed).await);
+        }
     }
 
     pub fn backend_commits(&self) -> u64 {
@@ -557,6 +848,26 @@ impl Core {
         self.failure.get().map(String::as_str)
     }
 
+    /// Clients are served from now on.
+    pub fn set_ready(&self) {
+        *self.ready.lock() = true;
+        self.became_ready.notify_all();
+    }
+
+    /// Waits until clients are served; false if the member stops before.
+    pub fn wait_until_ready(&self) -> bool {
+        let mut ready = self.ready.lock();
+        while !*ready && !self.is_stopping() {
+            self.became_ready.wait(&mut ready);
+        }
+        *ready
+    }
+
+    /// The leader's id as it changes, 0 while there is none.
+    pub fn watch_leader(&self) -> watch::Receiver<u64> {
+        self.leader_seen.subscribe()
+    }
+
     /// Becomes true at a stop.
     pub fn watch_stop(&self) -> watch::Receiver<bool> {
         self.stopped.subscribe()
@@ -570,9 +881,13 @@ impl Core {
         self.stopping.store(true, Ordering::Release);
         drop(self.queue.lock());
         self.queue_filled.notify_all();
+        drop(self.inbox.lock());
+        self.inbox_filled.notify_all();
         self.backend_wanted.set();
         self.compaction_wanted.set();
         self.stopped.send_replace(true);
+        drop(self.ready.lock());
+        self.became_ready.notify_all();
     }
 }
 

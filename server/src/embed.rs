@@ -25,7 +25,8 @@ pub fn config(data_dir: &Path) -> Config {
     Config {
         data_dir: data_dir.to_owned(),
         listen_client_urls: vec![any_port.clone()],
-        advertise_client_urls: vec![any_port],
+        advertise_client_urls: vec![any_port.clone()],
+        listen_peer_urls: vec![any_port],
         ..Config::default()
     }
 }

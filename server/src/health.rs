@@ -63,6 +63,7 @@ impl HealthSource for MemberHealth<'_> {
             server_id: to_hex(self.worker.core.config.member_id),
             cluster_version: self.cluster_version().map(|version| major_minor(&version)),
             feature_gates: self.worker.core.config.feature_gates.clone(),
+            peers: self.worker.core.peer_metrics(),
         }
     }
 

@@ -1,9 +1,10 @@
 //! The server of Kvorum as a library: the shell that gives one member its network, disk, clock and threads.
 //!
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
-//! itself ([`log`], [`metrics`]); how it starts and stops ([`start`], [`embed`]); the member behind its locks ([`core`])
-//! and its background threads ([`background`], `auto_compaction`); connection threads ([`worker`], [`connection`],
-//! [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP
+//! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts
+//! and stops ([`start`], `opening`, [`embed`]); the member behind its locks ([`core`]) and its background threads
+//! ([`background`], `auto_compaction`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`, `housekeeping`); connection
+//! threads ([`worker`], [`connection`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP
 //! pages ([`http1`]).
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
@@ -11,24 +12,33 @@
 mod authority;
 mod auto_compaction;
 pub mod background;
+mod changes;
+pub mod cluster;
 pub mod config;
 mod connection;
 pub mod core;
+mod database;
 pub mod embed;
 mod grpc;
 mod health;
+mod housekeeping;
 mod hpack;
 pub mod http1;
 mod http1_connection;
 pub mod ids;
+mod leases;
 mod limits;
+mod links;
 pub mod log;
 mod mailbox;
 pub mod metrics;
+mod opening;
 mod payload;
+pub mod peer;
 mod pings;
 mod scheduling;
 mod services;
+mod snapshots;
 mod socket;
 pub mod start;
 pub mod urls;

@@ -61,3 +61,63 @@ pub const ACCEPT_PAUSE_MILLISECONDS: u64 = 100;
 
 /// Keys whose values' lengths are added up before other requests of the thread have their turn.
 pub const MEASURE_SLICE_KEYS: usize = 2_000;
+
+/// Bytes of peers' messages that wait for the raft thread; more are dropped, and sent again by raft.
+pub const PEER_INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Messages waiting for one stream to a peer, as in etcd; beyond it they are dropped and raft is told.
+pub const PEER_QUEUE_MESSAGES_MAX: usize = 4096;
+
+/// Bytes of messages waiting for one stream to a peer, or for its pipeline; beyond it messages are dropped and raft is
+/// told. One message is always taken.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Messages waiting for a peer's pipeline, as in etcd; beyond it they are dropped and raft is told.
+pub const PEER_PIPELINE_MESSAGES_MAX: usize = 64;
+
+/// Requests of a peer's pipeline that are under way at once, as in etcd.
+pub const PEER_PIPELINE_CONNECTIONS: usize = 4;
+
+/// Bytes of a stream that are encoded before the socket takes them; a message that is longer goes alone.
+pub const PEER_WRITE_BYTES: usize = 256 * 1024;
+
+/// One message or entry from a peer, as in etcd; a longer one ends its connection.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// The message in front of a received database, as in etcd; a longer one is refused.
+pub const PEER_SNAPSHOT_MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Pieces of a received database that wait for the disk; while there are so many, nothing is read from the socket.
+pub const PEER_SNAPSHOT_PIECES_MAX: usize = 8;
+
+/// A database is sent in pieces of this size.
+pub const PEER_SNAPSHOT_PIECE_BYTES: usize = 256 * 1024;
+
+/// The body of a question about a lease, as in etcd; a longer one is refused.
+pub const PEER_LEASE_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// The body of any other question to this member; a longer one is refused.
+pub const PEER_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// The answer of another member to a question (keys of a lease are the longest), as in etcd; a longer one is an error.
+pub const PEER_ANSWER_BYTES_MAX: usize = 100 * 1024 * 1024;
+
+/// Connections accepted on the peer ports; beyond it new ones are closed.
+pub const PEER_CONNECTIONS_MAX: usize = 1024;
+
+/// Members that introduced themselves and that this one does not know yet; beyond it they are not remembered.
+pub const PEER_REMOTES_MAX: usize = 64;
+
+/// Threads of the transport for files and names.
+pub const PEER_BLOCKING_THREADS_MAX: usize = 4;
+
+/// Copies of the database that are written or sent to operators at once; a further one waits for its turn.
+pub const DATABASE_COPIES_MAX: usize = 4;
+
+/// Blob of one message of a snapshot, as in etcd.
+pub const SNAPSHOT_BLOB_BYTES: usize = 32 * 1024;
+
+/// Bytes of a database that are read at once while it is sent.
+pub const DATABASE_READ_BYTES: usize = 8 * SNAPSHOT_BLOB_BYTES;
+
+/// Pieces of [`DATABASE_READ_BYTES`] that wait for the client; the reading waits when there are so many.
+pub const DATABASE_PIECES_MAX: usize = 4;

@@ -51,7 +51,7 @@ fn serve(config: &Config, notices: &[Notice]) -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
     log::emit(Level::Info, "Running: ", &[("args", Value::List(arguments))]);
     log::emit(Level::Info, "starting an etcd server", &config.log_fields());
-    match kvorum_server::start::start(config) {
+    match kvorum_server::start::begin(config) {
         Ok(running) => run(running),
         Err(error) => {
             log::emit(Level::Fatal, "failed to start", &[("error", Value::Text(error.to_string()))]);

@@ -43,6 +43,7 @@ fn start(backend: Arc<MemoryBackend>, value_budget_bytes: u64) -> Store {
         quota_bytes: None,
         lease_ttl_seconds_min: 2,
         lease_checkpoint_persist: false,
+        learners_max: kvorum_store::member::DEFAULT_LEARNERS_MAX,
     };
     let (writer, reader, restored) = open(config, backend.clone()).expect("own records");
     Store { backend, writer, reader, effects: Effects::default(), index: restored.consistent_index }

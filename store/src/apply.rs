@@ -22,11 +22,12 @@ use crate::kv::compaction::{CompactionStep, Compactions, HashJob};
 use crate::kv::txn::Refused;
 use crate::kv::write::{Uncommitted, WriteSession};
 use crate::lease::{LEASE_TTL_SECONDS_MAX, LeaseInfo};
-use crate::member::{Downgrade, MemberChange, is_semantic_version, major_minor};
+use crate::member::{Downgrade, MemberChange};
 use crate::open::StoreConfig;
 use crate::reader::Reader;
 use crate::reply::Reply;
 use crate::shared::Shared;
+use crate::version::{CLUSTER_VERSION_MAX, FIRST_STORAGE_VERSION, Version};
 
 /// The place of an entry in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +66,9 @@ pub struct Effects {
     pub space_exceeded: bool,
     /// The cluster version was set to this; a caller that is older must stop.
     pub cluster_version: Option<String>,
+    /// The cluster version went down: take a snapshot now, so that the log a downgraded member starts from holds no
+    /// entry of the newer version.
+    pub snapshot_forced: bool,
     /// Members or their attributes changed.
     pub membership_changed: bool,
 }
@@ -116,9 +120,14 @@ impl Writer {
         self.advance(position);
     }
 
+    /// The store's revision; 1 when nothing was ever written.
+    pub fn revision(&self) -> i64 {
+        self.shared.revision()
+    }
+
     /// Whether a committed change may still be made. If not, it must be applied to raft as a no-op.
     pub fn check_member_change(&self, change: &MemberChange) -> Result<(), ApplyError> {
-        self.shared.membership.read().check(change)
+        self.shared.membership.read().check(change, self.config.learners_max)
     }
 
     /// Applies a configuration change and remembers the conf state it led to. A change that fails the check changes
@@ -383,8 +392,8 @@ impl Writer {
     /// A cluster of version 3.6 or later always persists them.
     fn persists_checkpoints(&self) -> bool {
         let membership = self.shared.membership.read().clone();
-        let version = membership.cluster_version.as_deref().and_then(major_minor);
-        self.config.lease_checkpoint_persist || version.is_some_and(|version| version >= (3, 6))
+        let version = membership.cluster_version.as_deref().and_then(|text| text.parse::<Version>().ok());
+        self.config.lease_checkpoint_persist || version.is_some_and(|version| version >= Version::of(3, 6))
     }
 
     fn alarm(&mut self, request: &AlarmRequest, effects: &mut Effects) -> Vec<AlarmMember> {
@@ -415,19 +424,26 @@ impl Writer {
         request: &ClusterVersionSetRequest,
         effects: &mut Effects,
     ) -> Result<Reply, Stopped> {
-        if !is_semantic_version(&request.ver) {
+        let Ok(version) = request.ver.parse::<Version>() else {
             return Err(Stopped::Unsupported(format!("{:?} is not a version", request.ver)));
+        };
+        if version > CLUSTER_VERSION_MAX {
+            let reason = "invalid downgrade; server version is lower than determined cluster version";
+            return Err(Stopped::Unsupported(format!("{reason} ({version})")));
         }
+        let text = version.to_string();
         let mut membership = (**self.shared.membership.read()).clone();
-        membership.cluster_version = Some(request.ver.clone());
+        let before = membership.cluster_version.replace(text.clone()).and_then(|before| before.parse::<Version>().ok());
         *self.shared.membership.write() = Arc::new(membership);
-        self.set(Bucket::Cluster, cluster::CLUSTER_VERSION.into(), Some(request.ver.as_bytes().into()));
+        self.set(Bucket::Cluster, cluster::CLUSTER_VERSION.into(), Some(text.as_bytes().into()));
         // etcd's monitor brings the storage version to the cluster version soon after; before 3.6 there was none.
-        if major_minor(&request.ver) >= Some((3, 6)) && self.storage_version.as_ref() != Some(&request.ver) {
-            self.set(Bucket::Meta, meta::STORAGE_VERSION.into(), Some(request.ver.as_bytes().into()));
-            self.storage_version = Some(request.ver.clone());
+        let storage = version.cluster().to_string();
+        if version >= FIRST_STORAGE_VERSION && self.storage_version.as_ref() != Some(&storage) {
+            self.set(Bucket::Meta, meta::STORAGE_VERSION.into(), Some(storage.as_bytes().into()));
+            self.storage_version = Some(storage);
         }
-        effects.cluster_version = Some(request.ver.clone());
+        effects.snapshot_forced |= before.is_some_and(|before| version < before);
+        effects.cluster_version = Some(text);
         Ok(Reply::Empty)
     }
 

@@ -102,6 +102,11 @@ pub enum OpenError {
         key: String,
         reason: String,
     },
+    /// A received state ends before what was applied here. Both are indexes of log entries.
+    Behind {
+        received: u64,
+        applied: u64,
+    },
 }
 
 impl From<BackendError> for OpenError {
@@ -116,6 +121,9 @@ impl fmt::Display for OpenError {
             Self::Backend(error) => error.fmt(formatter),
             Self::Malformed { bucket, key, reason } => {
                 write!(formatter, "bucket {bucket}, key {key}: {reason}")
+            }
+            Self::Behind { received, applied } => {
+                write!(formatter, "the received state ends with entry {received}, and entry {applied} was applied")
             }
         }
     }

@@ -18,6 +18,7 @@ pub mod member;
 pub mod memory;
 pub mod reply;
 pub mod revision;
+pub mod version;
 pub mod watch;
 
 mod alarm;
@@ -34,6 +35,7 @@ pub use backend::{Backend, BackendError, Bucket, CommitBatch, Operation, ReadTra
 pub use check::{check_delete_range, check_put, check_range, check_txn, is_read_only, is_serializable_txn, quota_cost};
 pub use error::{ApplyError, ApplyFailure, HistoryError, OpenError, ReadError};
 pub use event::{Event, EventBatch, EventKind, Previous};
+pub use keyspace::membership_v2::membership_v2_json;
 pub use kv::compaction::{CompactionStep, HashJob};
 pub use kv::hash::HashKv;
 pub use kv::history::History;
@@ -41,9 +43,10 @@ pub use kv::measure::RestMeasure;
 pub use kv::range::{Progress, RangeCursor};
 pub use kv::read_txn::{ReadTxnJob, TxnStep};
 pub use lease::LeaseInfo;
-pub use member::{Downgrade, Member, MemberChange, Membership};
+pub use member::{Downgrade, Member, MemberChange, Membership, members_from_json, members_to_json};
 pub use nested::{decode_request, decode_txn};
-pub use open::{Restored, RestoredLease, StoreConfig, open};
+pub use open::{Received, Restored, RestoredLease, StoreConfig, open};
 pub use reader::{Reader, Statistics};
 pub use reply::{Header, OpReply, RangeReply, Reply, TxnReply};
 pub use revision::{KvBytes, Revision};
+pub use version::Version;

@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvorum_api::EtcdError;
+use kvorum_api::{EtcdError, raftpb};
+use serde::Deserialize;
 
 /// etcd's default for `--max-learners`.
-const LEARNERS_MAX: usize = 1;
+pub const DEFAULT_LEARNERS_MAX: usize = 1;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
@@ -24,6 +25,21 @@ impl Member {
     pub fn from_json(context: &[u8]) -> Result<Self, String> {
         crate::keyspace::members::parse_value(context)
     }
+
+    /// The JSON of etcd's `membership.Member`: what a configuration change carries as its context.
+    pub fn to_json(&self) -> Vec<u8> {
+        crate::keyspace::members::value(self).into_vec()
+    }
+}
+
+/// Members as etcd lists them to its peers (`/members`), without the newline it ends the page with.
+pub fn members_to_json<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<u8> {
+    crate::keyspace::members::list(members)
+}
+
+/// Reads the answer of a peer to `/members`.
+pub fn members_from_json(json: &[u8]) -> Result<Vec<Member>, String> {
+    crate::keyspace::members::parse_list(json)
 }
 
 /// A downgrade of the cluster that is under way, or not.
@@ -65,7 +81,47 @@ pub enum MemberChange {
     },
 }
 
+/// etcd's `membership.ConfigChangeContext`, as far as a change needs it. Lists may be `null`.
+#[derive(Deserialize)]
+struct ChangeContext {
+    #[serde(default)]
+    id: u64,
+    #[serde(rename = "peerURLs", default)]
+    peer_urls: Option<Vec<String>>,
+    #[serde(rename = "isLearner", default)]
+    is_learner: bool,
+    #[serde(rename = "isPromote", default)]
+    is_promote: bool,
+    #[serde(default)]
+    name: String,
+}
+
 impl MemberChange {
+    /// Reads a committed configuration change: what it does stands in its type and in the JSON of its context. An error
+    /// stops the member, as in etcd.
+    pub fn from_conf_change(change: &raftpb::ConfChange) -> Result<Self, String> {
+        use raftpb::ConfChangeType::{ConfChangeAddLearnerNode, ConfChangeAddNode, ConfChangeRemoveNode};
+        let id = change.node_id.unwrap_or(0);
+        let kind = raftpb::ConfChangeType::try_from(change.r#type.unwrap_or(0)).map_err(|error| error.to_string())?;
+        if kind == ConfChangeRemoveNode {
+            return Ok(Self::Remove { id });
+        }
+        let json = change.context.as_deref().unwrap_or_default();
+        let context: ChangeContext =
+            serde_json::from_slice(json).map_err(|error| format!("context of the change of member {id:x}: {error}"))?;
+        if context.id != id {
+            return Err(format!("got different member ID: {id:x} in the change, {:x} in its context", context.id));
+        }
+        let peer_urls = context.peer_urls.unwrap_or_default();
+        Ok(match kind {
+            ConfChangeAddNode | ConfChangeAddLearnerNode if context.is_promote => Self::Promote { id },
+            ConfChangeAddNode | ConfChangeAddLearnerNode => {
+                Self::Add { id, name: context.name, peer_urls, learner: context.is_learner }
+            }
+            _ => Self::Update { id, peer_urls },
+        })
+    }
+
     pub fn id(&self) -> u64 {
         match self {
             Self::Add { id, .. } | Self::Promote { id } | Self::Remove { id } | Self::Update { id, .. } => *id,
@@ -75,7 +131,8 @@ impl MemberChange {
 
 impl Membership {
     /// etcd's `ValidateConfigurationChange`: whether the change may still be made now that it is committed.
-    pub fn check(&self, change: &MemberChange) -> Result<(), EtcdError> {
+    /// `learners_max` is `--max-learners`; members should agree on it.
+    pub fn check(&self, change: &MemberChange, learners_max: usize) -> Result<(), EtcdError> {
         let id = change.id();
         if self.removed.contains(&id) {
             return Err(EtcdError::MemberNotFound);
@@ -87,8 +144,7 @@ impl Membership {
                     return Err(EtcdError::MemberExist);
                 }
                 self.check_peer_urls(peer_urls, None)?;
-                let learners = self.members.values().filter(|member| member.is_learner).count();
-                if *learner && learners >= LEARNERS_MAX {
+                if *learner && self.learners() >= learners_max {
                     return Err(EtcdError::TooManyLearners);
                 }
                 Ok(())
@@ -104,6 +160,14 @@ impl Membership {
                 self.check_peer_urls(peer_urls, Some(id))
             }
         }
+    }
+
+    pub fn learners(&self) -> usize {
+        self.members.values().filter(|member| member.is_learner).count()
+    }
+
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(|member| !member.is_learner)
     }
 
     /// Makes a checked change. Returns the member to store, or `None` if it was removed.
@@ -137,25 +201,6 @@ impl Membership {
     }
 }
 
-/// etcd stops on a cluster version that is not a semantic version, before anything is stored.
-pub(crate) fn is_semantic_version(text: &str) -> bool {
-    let core = text.split(['-', '+']).next().unwrap_or_default();
-    let mut numbers = 0;
-    for number in core.split('.') {
-        if number.is_empty() || number.parse::<u32>().is_err() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-            return false;
-        }
-        numbers += 1;
-    }
-    numbers == 3
-}
-
-/// Major and minor of a semantic version.
-pub(crate) fn major_minor(text: &str) -> Option<(u32, u32)> {
-    let mut numbers = text.split('.');
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +213,7 @@ mod tests {
     fn changes_are_checked_as_etcd_checks_them() {
         let mut membership = Membership::default();
         let mut change = |change: MemberChange| {
-            membership.check(&change)?;
+            membership.check(&change, DEFAULT_LEARNERS_MAX)?;
             membership.make(change);
             Ok(())
         };
@@ -191,9 +236,57 @@ mod tests {
     }
 
     #[test]
-    fn versions() {
-        assert!(is_semantic_version("3.7.0") && is_semantic_version("3.7.0-rc.1"));
-        assert!(!is_semantic_version("3.7") && !is_semantic_version("") && !is_semantic_version("3.x.0"));
-        assert_eq!(major_minor("3.7.0"), Some((3, 7)));
+    fn learners_are_limited_as_configured() {
+        let mut membership = Membership::default();
+        for (id, learners_max, expected) in [
+            (1, 0, Err(EtcdError::TooManyLearners)),
+            (1, 1, Ok(())),
+            (2, 1, Err(EtcdError::TooManyLearners)),
+            (2, 2, Ok(())),
+        ] {
+            let change = add(id, &format!("http://{id}"), true);
+            assert_eq!(membership.check(&change, learners_max), expected, "{id} of {learners_max}");
+            if expected.is_ok() {
+                membership.make(change);
+            }
+        }
+        assert_eq!((membership.learners(), membership.voters().count()), (2, 0));
+    }
+
+    /// The contexts are those of entries that etcd 3.7.1 wrote.
+    #[test]
+    fn configuration_changes_are_read_from_etcds_entries() {
+        use raftpb::ConfChangeType as Kind;
+        let urls = || vec!["http://a:1".to_owned()];
+        let read = |kind: Kind, context: &'static str| {
+            let context = (!context.is_empty()).then(|| bytes::Bytes::from_static(context.as_bytes()));
+            let r#type = Some(kind as i32);
+            MemberChange::from_conf_change(&raftpb::ConfChange { id: None, r#type, node_id: Some(7), context })
+        };
+        for (kind, context, expected) in [
+            (
+                Kind::ConfChangeAddNode,
+                r#"{"id":7,"peerURLs":["http://a:1"],"name":"x"}"#,
+                MemberChange::Add { id: 7, name: "x".to_owned(), peer_urls: urls(), learner: false },
+            ),
+            (
+                Kind::ConfChangeAddLearnerNode,
+                r#"{"id":7,"peerURLs":["http://a:1"],"isLearner":true}"#,
+                MemberChange::Add { id: 7, name: String::new(), peer_urls: urls(), learner: true },
+            ),
+            (Kind::ConfChangeAddNode, r#"{"id":7,"peerURLs":null,"isPromote":true}"#, MemberChange::Promote { id: 7 }),
+            (
+                Kind::ConfChangeUpdateNode,
+                r#"{"id":7,"peerURLs":["http://a:1"]}"#,
+                MemberChange::Update { id: 7, peer_urls: urls() },
+            ),
+            (Kind::ConfChangeRemoveNode, "", MemberChange::Remove { id: 7 }),
+        ] {
+            assert_eq!(read(kind, context), Ok(expected));
+        }
+        for context in ["", "{", r#"{"id":8,"peerURLs":null}"#] {
+            assert!(read(Kind::ConfChangeAddNode, context).is_err(), "{context}");
+            assert!(read(Kind::ConfChangeUpdateNode, context).is_err(), "{context}");
+        }
     }
 }

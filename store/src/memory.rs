@@ -28,6 +28,12 @@ impl MemoryBackend {
         Self { records: RwLock::new(self.records.read().clone()) }
     }
 
+    /// Takes over what another one holds, as a received snapshot does.
+    pub fn replace(&self, other: &Self) {
+        let records = other.records.read().clone();
+        *self.records.write() = records;
+    }
+
     /// All records of a bucket in key order.
     pub fn records(&self, bucket: Bucket) -> Vec<(Vec<u8>, Vec<u8>)> {
         let records = self.records.read();

@@ -1,9 +1,10 @@
-//! Starting from what the backend holds: the index is rebuilt from the revisions, everything else is read.
+//! Starting from what the backend holds: the index is rebuilt from the revisions, everything else is read. And
+//! doing so again, in place, when another member sent its state.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use crate::alarm::Alarms;
 use crate::apply::{Position, Writer};
 use crate::backend::{Backend, BackendError, Bucket};
 use crate::error::OpenError;
@@ -11,10 +12,11 @@ use crate::event::KEY_TAG;
 use crate::keyspace::key_value::KeyValueParts;
 use crate::keyspace::{alarm, cluster, lease, members, meta};
 use crate::kv::compaction::Compactions;
+use crate::kv::hash::FinishedHashes;
 use crate::kv::index::{Index, KeyEntry, Stamp};
 use crate::kv::key_entry::key_alone;
 use crate::kv::write::Uncommitted;
-use crate::lease::LeaseInfo;
+use crate::lease::{LeaseInfo, Leases};
 use crate::member::Membership;
 use crate::reader::Reader;
 use crate::revision::Revision;
@@ -38,6 +40,8 @@ pub struct StoreConfig {
     pub lease_ttl_seconds_min: i64,
     /// Whether checkpoints are persisted in a cluster older than 3.6 (a feature gate); later ones always do.
     pub lease_checkpoint_persist: bool,
+    /// Learners the cluster may have (`--max-learners`); all members should agree.
+    pub learners_max: usize,
 }
 
 /// A lease as the backend remembered it.
@@ -65,45 +69,12 @@ pub struct Restored {
 
 /// Opens the store over a backend, which may be empty.
 pub fn open(config: StoreConfig, backend: Arc<dyn Backend>) -> Result<(Writer, Reader, Restored), OpenError> {
-    let meta = read_meta(&*backend)?;
-    let (mut index, last_revision) = read_index(&*backend, config.value_budget_bytes)?;
-    let leases = read_leases(&*backend, config.lease_ttl_seconds_min)?;
-    // What a compaction removed may have been the newest revisions.
-    let finished = meta.finished_compaction.unwrap_or(-1);
-    let scheduled = meta.scheduled_compaction.unwrap_or(-1);
-    let revision = last_revision.max(finished).max(scheduled).max(FIRST_REVISION);
-    let compaction_pending = scheduled > finished;
-
-    let mut attached = Vec::new();
-    let known: BTreeSet<i64> = leases.iter().map(|lease| lease.id).collect();
-    for entry in index.entries_mut().filter(|entry| entry.lease() != 0) {
-        if known.contains(&entry.lease()) {
-            attached.push((entry.lease(), entry.key().to_vec()));
-        } else {
-            entry.set_lease(0);
-        }
-    }
-    let shared = Shared::new(backend.clone(), index, revision, finished.max(scheduled));
-    {
-        let mut table = shared.leases.write();
-        for lease in &leases {
-            let RestoredLease { id, ttl_seconds, remaining_ttl_seconds } = *lease;
-            table.insert(id, LeaseInfo { ttl_seconds, remaining_ttl_seconds });
-        }
-        for (id, key) in &attached {
-            table.attach(*id, key);
-        }
-    }
-    read_alarms(&*backend, &shared)?;
-    *shared.membership.write() = Arc::new(read_membership(&*backend)?);
-    shared.publish_applied_index(meta.consistent_index);
-
-    let shared = Arc::new(shared);
-    let mut compactions = Compactions::restored(meta.scheduled_compaction, meta.finished_compaction);
-    if compaction_pending {
-        compactions.schedule(scheduled, finished, &shared);
-    }
-    let applied = Position { index: meta.consistent_index, term: meta.consistent_term };
+    let loaded = Loaded::read(&config, &*backend)?;
+    let shared = Arc::new(Shared::new(backend.clone(), Index::new(config.value_budget_bytes)));
+    let compactions = loaded.compactions(&shared, 0);
+    let applied = loaded.applied();
+    let storage_version = loaded.meta.storage_version.clone();
+    let restored = loaded.install(&shared);
     let mut writer = Writer {
         shared,
         config,
@@ -111,19 +82,177 @@ pub fn open(config: StoreConfig, backend: Arc<dyn Backend>) -> Result<(Writer, R
         compactions,
         applied,
         taken: applied,
-        storage_version: meta.storage_version,
+        storage_version,
         size_in_use_bytes: backend.size_in_use_bytes(),
     };
     begin_auth(&mut writer)?;
     let reader = writer.reader();
-    let restored = Restored {
-        consistent_index: meta.consistent_index,
-        consistent_term: meta.consistent_term,
-        conf_state: meta.conf_state,
-        leases,
-        compaction_pending,
-    };
     Ok((writer, reader, restored))
+}
+
+impl Writer {
+    /// Takes over the state that another member sent, while readers look on. `received` holds it; `switch` is called once,
+    /// after it was read, and must make it what the backend that this writer was opened with reads and commits to.
+    ///
+    /// What was applied and not committed is forgotten: the received state has it. Readers that exist go on with the new
+    /// state. A read that began before and needs what the received state has compacted fails as compacted; all others give
+    /// the same answer as before, since both states are of one history.
+    ///
+    /// What the caller must do:
+    /// - see that no commit is under way, and that none that was taken before is made afterwards;
+    /// - replace what it keeps of leases by [`Restored::leases`], and its backend's sizes;
+    /// - call [`Self::compaction_step`] if a compaction is pending;
+    /// - treat all watchers as behind, as etcd does: each goes on from the revision after the last it was told of, with
+    ///   [`Reader::history`], which says when that is compacted. No event of what was skipped is published, so whoever
+    ///   publishes events begins anew at the revision after [`Reader::revision`].
+    ///
+    /// Old and new index are in memory at the same time.
+    ///
+    /// # Errors
+    /// Until `switch` was called nothing has changed. If `switch` fails nothing has changed here either, but that reads
+    /// which need what the received state lacks may have failed as compacted; whether the member can go on is for the
+    /// caller to know.
+    pub fn restore(
+        &mut self,
+        received: &dyn Backend,
+        switch: impl FnOnce() -> Result<(), BackendError>,
+    ) -> Result<Restored, OpenError> {
+        let received = Received::read(&self.config, received)?;
+        self.install(received, switch)
+    }
+
+    /// What [`Received::read`] is to be given.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// As [`Self::restore`], of a store that was read before: this takes no longer than `switch`.
+    pub fn install(
+        &mut self,
+        received: Received,
+        switch: impl FnOnce() -> Result<(), BackendError>,
+    ) -> Result<Restored, OpenError> {
+        let loaded = received.0;
+        let applied = loaded.applied();
+        if applied.index < self.applied.index {
+            return Err(OpenError::Behind { received: applied.index, applied: self.applied.index });
+        }
+        let compactions = loaded.compactions(&self.shared, self.compactions.epoch() + 1);
+        let storage_version = loaded.meta.storage_version.clone();
+        let shared = self.shared.clone();
+        let restored = loaded.install_after(&shared, switch)?;
+        self.compactions = compactions;
+        self.storage_version = storage_version;
+        self.uncommitted.operations.clear();
+        self.applied = applied;
+        self.taken = applied;
+        self.size_in_use_bytes = shared.backend.size_in_use_bytes();
+        begin_auth(self)?;
+        Ok(restored)
+    }
+}
+
+/// A store read into memory from a backend that is to become the live one. Reading takes a while and needs no writer.
+pub struct Received(Loaded);
+
+impl Received {
+    pub fn read(config: &StoreConfig, backend: &dyn Backend) -> Result<Self, OpenError> {
+        Ok(Self(Loaded::read(config, backend)?))
+    }
+
+    /// The last entry whose effects are in it.
+    pub fn applied(&self) -> Position {
+        self.0.applied()
+    }
+}
+
+/// A backend's content, ready to be looked at.
+struct Loaded {
+    meta: Meta,
+    index: Index,
+    revision: i64,
+    leases: Vec<RestoredLease>,
+    lease_table: Leases,
+    alarms: Alarms,
+    membership: Membership,
+}
+
+impl Loaded {
+    fn read(config: &StoreConfig, backend: &dyn Backend) -> Result<Self, OpenError> {
+        let meta = read_meta(backend)?;
+        let (mut index, last_revision) = read_index(backend, config.value_budget_bytes)?;
+        let leases = read_leases(backend, config.lease_ttl_seconds_min)?;
+        // What a compaction removed may have been the newest revisions.
+        let revision = last_revision.max(meta.compact_revision()).max(FIRST_REVISION);
+        let mut lease_table = Leases::default();
+        for lease in &leases {
+            let RestoredLease { id, ttl_seconds, remaining_ttl_seconds } = *lease;
+            lease_table.insert(id, LeaseInfo { ttl_seconds, remaining_ttl_seconds });
+        }
+        for entry in index.entries_mut().filter(|entry| entry.lease() != 0) {
+            if !lease_table.attach(entry.lease(), entry.key()) {
+                entry.set_lease(0);
+            }
+        }
+        let alarms = read_alarms(backend)?;
+        let membership = read_membership(backend)?;
+        Ok(Self { meta, index, revision, leases, lease_table, alarms, membership })
+    }
+
+    fn applied(&self) -> Position {
+        Position { index: self.meta.consistent_index, term: self.meta.consistent_term }
+    }
+
+    fn compactions(&self, shared: &Arc<Shared>, epoch: u64) -> Compactions {
+        let Meta { scheduled_compaction: scheduled, finished_compaction: finished, .. } = self.meta;
+        let mut compactions = Compactions::restored(scheduled, finished, epoch);
+        if self.meta.compaction_pending() {
+            let target = scheduled.expect("a compaction that is pending was scheduled");
+            compactions.schedule(target, finished.unwrap_or(-1), shared);
+        }
+        compactions
+    }
+
+    fn install(self, shared: &Shared) -> Restored {
+        self.install_after(shared, || Ok(())).expect("nothing was tried that can fail")
+    }
+
+    /// Readers see all of it or nothing: they look at index and revisions under the index lock.
+    fn install_after(
+        self,
+        shared: &Shared,
+        switch: impl FnOnce() -> Result<(), BackendError>,
+    ) -> Result<Restored, BackendError> {
+        let mut index = shared.index.write();
+        let compact_revision = self.meta.compact_revision();
+        // Before the switch: a read that misses something afterwards looks here for the reason.
+        let purged_revision = shared.purged_revision();
+        shared.publish_purged_revision(compact_revision.max(purged_revision));
+        // Readers look into the overlay first: what leaves it must be in the backend by then.
+        if let Err(error) = switch() {
+            shared.publish_purged_revision(purged_revision);
+            return Err(error);
+        }
+        let old_index = std::mem::replace(&mut *index, self.index);
+        shared.overlay.write().clear();
+        shared.records.write().clear();
+        *shared.leases.write() = self.lease_table;
+        *shared.alarms.write() = self.alarms;
+        *shared.membership.write() = Arc::new(self.membership);
+        *shared.hashes.write() = FinishedHashes::default();
+        shared.publish_compact_revision(compact_revision);
+        shared.publish_revision(self.revision);
+        shared.publish_applied_index(self.meta.consistent_index);
+        drop(index);
+        drop(old_index);
+        Ok(Restored {
+            consistent_index: self.meta.consistent_index,
+            consistent_term: self.meta.consistent_term,
+            compaction_pending: self.meta.compaction_pending(),
+            conf_state: self.meta.conf_state,
+            leases: self.leases,
+        })
+    }
 }
 
 #[derive(Default)]
@@ -134,6 +263,17 @@ struct Meta {
     scheduled_compaction: Option<i64>,
     finished_compaction: Option<i64>,
     storage_version: Option<String>,
+}
+
+impl Meta {
+    /// -1: never compacted.
+    fn compact_revision(&self) -> i64 {
+        self.finished_compaction.unwrap_or(-1).max(self.scheduled_compaction.unwrap_or(-1))
+    }
+
+    fn compaction_pending(&self) -> bool {
+        self.scheduled_compaction.unwrap_or(-1) > self.finished_compaction.unwrap_or(-1)
+    }
 }
 
 fn read_meta(backend: &dyn Backend) -> Result<Meta, OpenError> {
@@ -265,12 +405,13 @@ fn read_leases(backend: &dyn Backend, ttl_seconds_min: i64) -> Result<Vec<Restor
     Ok(leases)
 }
 
-fn read_alarms(backend: &dyn Backend, shared: &Shared) -> Result<(), OpenError> {
-    let mut alarms = shared.alarms.write();
+fn read_alarms(backend: &dyn Backend) -> Result<Alarms, OpenError> {
+    let mut alarms = Alarms::default();
     read_bucket(backend, Bucket::Alarm, &mut |key, _| {
         alarms.raise(alarm::parse(key)?);
         Ok(())
-    })
+    })?;
+    Ok(alarms)
 }
 
 fn read_membership(backend: &dyn Backend) -> Result<Membership, OpenError> {

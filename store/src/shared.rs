@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::alarm::Alarms;
 use crate::backend::{Backend, BackendError, Bucket, ReadTransaction};
+use crate::error::ReadError;
 use crate::kv::hash::FinishedHashes;
 use crate::kv::index::Index;
 use crate::kv::overlay::{Overlay, RecordOverlay};
@@ -62,6 +63,13 @@ impl Pin {
     }
 }
 
+impl Pin {
+    /// Why a read at this revision failed: what it needed may be gone, with leave.
+    pub(crate) fn explain(&self, error: BackendError) -> ReadError {
+        if self.revision < self.shared.purged_revision() { ReadError::Compacted } else { ReadError::Backend(error) }
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut pins = self.shared.pins.lock();
@@ -74,7 +82,7 @@ impl Drop for Pin {
 }
 
 impl Shared {
-    pub(crate) fn new(backend: Arc<dyn Backend>, index: Index, revision: i64, compact_revision: i64) -> Self {
+    pub(crate) fn new(backend: Arc<dyn Backend>, index: Index) -> Self {
         Self {
             backend,
             index: RwLock::new(index),
@@ -85,8 +93,8 @@ impl Shared {
             membership: RwLock::default(),
             hashes: RwLock::default(),
             pins: Mutex::default(),
-            revision: AtomicI64::new(revision),
-            compact_revision: AtomicI64::new(compact_revision),
+            revision: AtomicI64::new(0),
+            compact_revision: AtomicI64::new(-1),
             purged_revision: AtomicI64::new(-1),
             applied_index: AtomicU64::new(0),
         }

@@ -69,6 +69,13 @@ impl SimulatedFileSystem {
         self.state.lock().fault_lasts = true;
     }
 
+    /// No call fails any more but for want of space.
+    pub fn forget_faults(&self) {
+        let mut state = self.state.lock();
+        state.fault = None;
+        state.fault_lasts = false;
+    }
+
     /// Lets all files together grow to this many bytes, and no further.
     pub fn limit_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity_bytes = bytes;

@@ -127,13 +127,13 @@ pub fn valid_snapshot_entries(
     Ok(reader.snapshots.into_iter().filter(|snapshot| snapshot.index <= commit).collect())
 }
 
-struct NamedSegment {
-    path: PathBuf,
+pub(super) struct NamedSegment {
+    pub(super) path: PathBuf,
     sequence: u64,
-    first_index: u64,
+    pub(super) first_index: u64,
 }
 
-fn segment_files(file_system: &dyn FileSystem, directory: &Path) -> Result<Vec<NamedSegment>, WalOpenError> {
+pub(super) fn segment_files(file_system: &dyn FileSystem, directory: &Path) -> Result<Vec<NamedSegment>, WalOpenError> {
     if !file_system.exists(directory).map_err(DiskError::at("look for", directory))? {
         return Err(WalOpenError::NotFound { directory: directory.to_owned() });
     }
@@ -374,7 +374,7 @@ fn decode_state(mut data: &[u8]) -> Option<HardState> {
 
 /// etcd 3.7 leaves out a type of zero. `None` also for what no member writes: an entry without term or index, of an
 /// unknown type, or a membership change without content. Nothing is copied, since most entries of a log are only passed.
-fn decode_entry(mut data: &[u8]) -> Option<WalEntry<'_>> {
+pub(super) fn decode_entry(mut data: &[u8]) -> Option<WalEntry<'_>> {
     let (mut entry_type, mut term, mut index, mut content) = (0, 0, 0, &[][..]);
     while let [tag, rest @ ..] = data {
         data = rest;
@@ -392,7 +392,7 @@ fn decode_entry(mut data: &[u8]) -> Option<WalEntry<'_>> {
     (term > 0 && index > 0 && !is_empty_change).then_some(WalEntry { entry_type, term, index, data: content })
 }
 
-fn owned(entry: &WalEntry<'_>) -> raftpb::Entry {
+pub(super) fn owned(entry: &WalEntry<'_>) -> raftpb::Entry {
     raftpb::Entry {
         r#type: Some(entry.entry_type as i32),
         term: Some(entry.term),

@@ -100,6 +100,7 @@ fn the_drawn_bytes_are_written() {
     let metadata = WalMetadata { node_id: 1, cluster_id: 2 };
     let mut wal = Wal::create(Arc::new(disk.clone()), &directory(), metadata, WalOptions::default()).unwrap();
     wal.append(&[entry(1, 1, b"data")], Some(&HardState { term: 1, vote: 1, commit: 0 })).unwrap();
+    // The snapshot counts with the commit index that covers it, so that follows.
     wal.save_snapshot(&WalSnapshot { index: 1, term: 1, conf_state: Some(conf_state()) }).unwrap();
     let written = read(&disk, wal.segment_path());
     let drawn = [
@@ -109,6 +110,7 @@ fn the_drawn_bytes_are_written() {
         "1600000000000082 080210d7abf1cd021a0c0800100118012204646174610000",
         "1000000000000000 080310bf93d2c3041a06080110011800",
         "1400000000000084 080510a8e4b7fa021a0a080110011a040801280000000000",
+        "1000000000000000 0803108ecaaceb011a06080110011801",
     ];
     let drawn: String = drawn.concat().split_whitespace().collect();
     let digits: String = written[..wal.tail as usize].iter().map(|byte| format!("{byte:02x}")).collect();
@@ -241,13 +243,63 @@ fn full_segments_are_left_and_purged() {
 }
 
 #[test]
+fn older_entries_are_read_while_the_log_is_written() {
+    let disk = SimulatedFileSystem::new();
+    let mut wal = create(&disk, small_segments());
+    for index in 1..=200 {
+        wal.append(&[entry(1, index, &[7; 100])], None).expect("room");
+    }
+    wal.append(&[entry(2, 150, &[8; 100])], None).expect("room");
+    wal.sync().expect("a working disk");
+    let read = |low, high, bytes| {
+        let entries = read_entries(&disk, &directory(), low, high, bytes).expect("readable");
+        entries.iter().map(|entry| (entry.index(), entry.term())).collect::<Vec<_>>()
+    };
+    assert_eq!(read(40, 43, usize::MAX), [(40, 1), (41, 1), (42, 1)]);
+    assert_eq!(read(40, 100, 250).len(), 3, "the one that reaches the bound is still given");
+    assert_eq!(read(148, 200, usize::MAX), [(148, 1), (149, 1), (150, 2)], "what was overwritten is gone");
+    assert!(names(&disk).len() > 2, "there are several segments");
+    wal.save_snapshot(&WalSnapshot { index: 149, term: 1, conf_state: Some(conf_state()) }).expect("a working disk");
+    wal.release_to(149);
+    purge(&disk, &directory(), 1).expect("a working disk");
+    let first = first_index(&disk, &directory()).expect("segments");
+    assert!(first > 40);
+    assert!(read(40, 43, usize::MAX).is_empty());
+    assert_eq!(read(149, 300, usize::MAX), [(149, 1), (150, 2)]);
+}
+
+#[test]
 fn a_snapshot_beyond_the_commit_is_not_valid() {
     let disk = SimulatedFileSystem::new();
     let mut wal = create(&disk, WalOptions::default());
-    wal.append(&[entry(1, 1, b"")], Some(&HardState { term: 1, vote: 1, commit: 1 })).unwrap();
+    // Without any state there is no commit to go with it.
     wal.save_snapshot(&WalSnapshot { index: 5, term: 1, conf_state: Some(conf_state()) }).unwrap();
     let known = valid_snapshot_entries(&disk, &directory()).unwrap();
     assert_eq!(known, [WalSnapshot::default()]);
+}
+
+#[test]
+fn a_snapshot_brings_the_commit_it_needs_to_count() {
+    let disk = SimulatedFileSystem::new();
+    let mut wal = create(&disk, small_segments());
+    let mut index = 0;
+    // The commit index stays behind, as it does when it is written with the next entries only.
+    while names(&disk).len() < 4 {
+        index += 1;
+        let state = HardState { term: 1, vote: 1, commit: 1 };
+        wal.append(&[entry(1, index, &[1; 500])], (index == 1).then_some(&state)).unwrap();
+        wal.sync().unwrap();
+    }
+    let snapshot = WalSnapshot { index, term: 1, conf_state: Some(conf_state()) };
+    wal.save_snapshot(&snapshot).unwrap();
+    wal.release_to(index);
+    purge(&disk, &directory(), 1).unwrap();
+    drop(wal);
+    let disk = disk.crash(1);
+    let known = valid_snapshot_entries(&disk, &directory()).unwrap();
+    assert_eq!(known.last().map(|known| (known.index, known.term)), Some((index, 1)));
+    let (_, recovered) = Wal::open(Arc::new(disk), &directory(), &snapshot, small_segments()).unwrap();
+    assert_eq!(recovered.hard_state, HardState { term: 1, vote: 1, commit: index });
 }
 
 #[test]

@@ -197,6 +197,9 @@ impl Wal {
 
     /// Records a snapshot, durably. Its `.snap` file must be durable before.
     ///
+    /// A record counts at the next start only if the log's hard state covers it, and the commit index is written lazily:
+    /// so it is written with the record where it is behind. Else a purge could remove what the snapshot before needs.
+    ///
     /// # Panics
     /// If the conf state is missing from any snapshot but the empty one.
     pub fn save_snapshot(&mut self, snapshot: &WalSnapshot) -> Result<Duration, DiskError> {
@@ -204,6 +207,10 @@ impl Wal {
         self.check()?;
         self.buffer.clear();
         record::push_snapshot(&mut self.buffer, &mut self.chain, snapshot);
+        if !self.hard_state.is_empty() && self.hard_state.commit < snapshot.index {
+            self.hard_state.commit = snapshot.index;
+            record::push_state(&mut self.buffer, &mut self.chain, &self.hard_state);
+        }
         self.last_index = self.last_index.max(snapshot.index);
         self.guard(Self::write_buffer)?;
         self.guard(Self::sync_tail)

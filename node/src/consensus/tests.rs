@@ -1,3 +1,6 @@
+use prost::Message as _;
+use raft::eraftpb::ConfChangeType;
+
 use super::*;
 
 fn single(start: Start) -> Consensus {
@@ -125,4 +128,295 @@ fn conf_changes_keep_etcds_numbers_and_odd_encodings_are_refused() {
     let mut odd = canonical;
     odd.extend_from_slice(&[0x98, 0x06, 0x01]);
     assert!(decode_conf_change(&odd.into()).is_err());
+}
+
+/// Members 1, 2 and 3 that persist and apply at once, and a network that delivers at once unless a link is cut.
+struct Cluster {
+    members: Vec<Consensus>,
+    logs: Vec<Vec<LogEntry>>,
+    applied: Vec<Vec<LogEntry>>,
+    snapshots: Vec<Option<SnapshotPosition>>,
+    cut: Vec<u64>,
+    /// Members whose disk does not answer, with what waits for it.
+    slow: Vec<u64>,
+    waiting: Vec<(u64, u64)>,
+    snapshot_messages: Vec<raftpb::Message>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let members: Vec<BootstrapMember> = (1..=3)
+            .map(|id| BootstrapMember { id, name: id.to_string(), peer_urls: vec![format!("http://m{id}:2380")] })
+            .collect();
+        let start = |id| {
+            let config = ConsensusConfig { member_id: id, election_ticks: 10, pre_vote: true, seed: id };
+            Consensus::new(&config, Start::Bootstrap { members: members.clone() }).expect("a valid start")
+        };
+        let mut cluster = Self {
+            members: (1..=3).map(start).collect(),
+            logs: vec![Vec::new(); 3],
+            applied: vec![Vec::new(); 3],
+            snapshots: vec![None; 3],
+            cut: Vec::new(),
+            slow: Vec::new(),
+            waiting: Vec::new(),
+            snapshot_messages: Vec::new(),
+        };
+        cluster.run();
+        cluster.member(1).campaign();
+        cluster.run();
+        assert_eq!(cluster.member(1).role(), Role::Leader);
+        cluster
+    }
+
+    fn member(&mut self, id: u64) -> &mut Consensus {
+        &mut self.members[usize::try_from(id - 1).expect("small")]
+    }
+
+    /// Until nothing moves any more.
+    fn run(&mut self) {
+        loop {
+            let mut messages = Vec::new();
+            for index in 0..3 {
+                let id = index as u64 + 1;
+                let member = &mut self.members[index];
+                loop {
+                    let persist = member.poll_persist();
+                    while let Some(entry) = member.next_committed() {
+                        member.handle_applied(entry.index);
+                        self.applied[index].push(entry);
+                    }
+                    let Some(persist) = persist else { break };
+                    self.logs[index].extend(persist.entries);
+                    self.snapshots[index] = persist.snapshot.or(self.snapshots[index].take());
+                    if self.slow.contains(&id) {
+                        self.waiting.push((id, persist.number));
+                    } else {
+                        member.handle_persisted(persist.number);
+                    }
+                }
+                messages.extend(member.take_messages());
+            }
+            if messages.is_empty() {
+                return;
+            }
+            for message in messages {
+                let (from, to) = (message.from.unwrap_or(0), message.to.unwrap_or(0));
+                if message.snapshot.is_some() {
+                    self.snapshot_messages.push(message);
+                } else if !self.cut.contains(&from) && !self.cut.contains(&to) {
+                    self.member(to).handle_message(message).expect("our own messages have the right shape");
+                }
+            }
+        }
+    }
+
+    fn propose(&mut self, id: u64, count: usize) {
+        for number in 0..count {
+            assert!(self.member(id).propose(std::iter::once(Bytes::from(format!("{id}/{number}")))));
+        }
+        self.run();
+    }
+}
+
+#[test]
+fn any_member_takes_proposals_and_reads() {
+    let mut cluster = Cluster::new();
+    cluster.propose(2, 3);
+    assert_eq!(cluster.applied[0], cluster.applied[2]);
+    let commit = cluster.member(1).commit_index();
+    assert_eq!(cluster.member(3).read_index(7), ReadIndex::Asked);
+    cluster.run();
+    assert_eq!(cluster.member(3).take_read_states(), [ReadState { context: 7, index: commit }]);
+    assert_eq!(cluster.member(1).read_index(8), ReadIndex::Asked);
+    cluster.run();
+    assert_eq!(cluster.member(1).take_read_states(), [ReadState { context: 8, index: commit }]);
+    // Without a quorum nobody is answered.
+    cluster.cut = vec![1];
+    assert_eq!(cluster.member(1).read_index(9), ReadIndex::Asked);
+    cluster.run();
+    assert!(cluster.member(1).take_read_states().is_empty());
+}
+
+#[test]
+fn a_slow_disk_delays_acknowledgements_but_no_heartbeat() {
+    let mut cluster = Cluster::new();
+    cluster.slow = vec![2];
+    cluster.cut = vec![3];
+    let commit = cluster.member(1).commit_index();
+    cluster.propose(1, 1);
+    assert_eq!(cluster.member(1).commit_index(), commit, "the only reachable follower has not written it");
+    assert_eq!(cluster.member(1).read_index(7), ReadIndex::Asked);
+    cluster.run();
+    assert_eq!(cluster.member(1).take_read_states().len(), 1, "heartbeats are answered while the disk is busy");
+    let (id, number) = cluster.waiting.pop().expect("the entry waits");
+    cluster.member(id).handle_persisted(number);
+    cluster.run();
+    assert_eq!(cluster.member(1).commit_index(), commit + 1);
+}
+
+#[test]
+fn leadership_moves_when_asked() {
+    let mut cluster = Cluster::new();
+    cluster.member(1).transfer_leader(3);
+    cluster.run();
+    assert_eq!((cluster.member(3).role(), cluster.member(1).leader()), (Role::Leader, 3));
+}
+
+#[test]
+fn a_slow_peer_gets_older_entries_from_the_log_and_else_a_snapshot() {
+    let mut cluster = Cluster::new();
+    cluster.cut = vec![3];
+    cluster.propose(1, crate::limits::LOG_WINDOW_ENTRIES_MAX + 200);
+    cluster.cut.clear();
+    cluster.member(1).tick();
+    cluster.run();
+    let (low, high) = cluster.member(1).wanted_entries().expect("the peer's next entries are not in memory any more");
+    let log = cluster.logs[0].clone();
+    let older: Vec<LogEntry> = log.iter().filter(|entry| (low..high).contains(&entry.index)).cloned().collect();
+    cluster.member(1).provide_entries(low, &older);
+    cluster.run();
+    assert_eq!(cluster.applied[2], cluster.applied[0]);
+
+    cluster.cut = vec![2];
+    cluster.propose(1, crate::limits::LOG_WINDOW_ENTRIES_MAX + 200);
+    cluster.cut.clear();
+    cluster.member(1).tick();
+    cluster.run();
+    let (low, _) = cluster.member(1).wanted_entries().expect("not in memory");
+    cluster.member(1).provide_entries(low, &[]);
+    cluster.run();
+    let applied = cluster.member(1).applied_index();
+    let message = cluster.snapshot_messages.pop().expect("the log was purged");
+    cluster.member(2).handle_message(message).expect("a snapshot");
+    cluster.run();
+    let position = cluster.snapshots[1].clone().expect("it is to be persisted");
+    assert_eq!((position.index, position.conf_state.voters), (applied, vec![1, 2, 3]));
+    assert_eq!(cluster.member(2).applied_index(), applied);
+    cluster.member(1).report_snapshot(2, true);
+    cluster.propose(2, 5);
+    assert_eq!(cluster.member(2).applied_index(), cluster.member(1).applied_index());
+}
+
+#[test]
+fn what_would_stop_the_raft_crate_is_refused() {
+    let mut cluster = Cluster::new();
+    cluster.propose(1, 2);
+    let last = cluster.member(2).last_index();
+    let message = |kind: raftpb::MessageType| raftpb::Message {
+        r#type: Some(kind as i32),
+        from: Some(1),
+        to: Some(2),
+        term: Some(2),
+        ..raftpb::Message::default()
+    };
+    use raftpb::MessageType as Kind;
+    let entry = |index, term| raftpb::Entry { index: Some(index), term: Some(term), ..raftpb::Entry::default() };
+    let append =
+        |index, entries| raftpb::Message { index: Some(index), log_term: Some(1), entries, ..message(Kind::MsgApp) };
+    let refused = [
+        message(Kind::MsgHup),
+        message(Kind::MsgProp),
+        message(Kind::MsgReadIndex),
+        message(Kind::MsgSnap),
+        raftpb::Message { r#type: Some(77), ..message(Kind::MsgApp) },
+        raftpb::Message { commit: Some(last + 1), ..message(Kind::MsgHeartbeat) },
+        raftpb::Message { index: Some(last + 1), ..message(Kind::MsgAppResp) },
+        raftpb::Message { from: None, ..message(Kind::MsgVote) },
+        append(3, vec![entry(5, 2)]),
+        append(3, vec![entry(4, 9)]),
+        append(4, vec![entry(5, 1)]),
+    ];
+    for message in refused {
+        let text = format!("{message:?}");
+        assert!(cluster.member(2).handle_message(message).is_err(), "{text}");
+    }
+    cluster.propose(1, 1);
+    assert_eq!(cluster.applied[0], cluster.applied[1]);
+}
+
+#[test]
+fn an_append_that_reaches_before_the_log_is_answered() {
+    let config = ConsensusConfig { member_id: 2, election_ticks: 10, pre_vote: true, seed: 1 };
+    let start = Start::Restart {
+        hard_state: HardState { term: 3, vote: 0, commit: 9 },
+        conf_state: raftpb::ConfState { voters: vec![1, 2, 3], ..raftpb::ConfState::default() },
+        snapshot: (9, 3),
+        entries: Vec::new(),
+        applied: 9,
+    };
+    let mut member = Consensus::new(&config, start).expect("a valid start");
+    let entry = |index| raftpb::Entry { index: Some(index), term: Some(3), ..raftpb::Entry::default() };
+    // The leader does not know that this member has a snapshot up to 9, and goes on where it last heard of it.
+    let append = raftpb::Message {
+        r#type: Some(raftpb::MessageType::MsgApp as i32),
+        from: Some(1),
+        to: Some(2),
+        term: Some(3),
+        log_term: Some(3),
+        index: Some(5),
+        entries: (6..=8).map(entry).collect(),
+        commit: Some(9),
+        ..raftpb::Message::default()
+    };
+    member.handle_message(append).expect("nothing is wrong with it");
+    while let Some(persist) = member.poll_persist() {
+        member.handle_persisted(persist.number);
+    }
+    let answer = member.take_messages().pop().expect("the leader learns what this member has");
+    assert_eq!((answer.index, answer.reject.unwrap_or(false)), (Some(9), false));
+}
+
+#[test]
+fn a_leader_whose_term_is_over_is_told_so() {
+    let mut cluster = Cluster::new();
+    cluster.propose(1, 2);
+    let last = cluster.member(2).last_index();
+    cluster.member(1).transfer_leader(2);
+    cluster.run();
+    // What the old leader sent before it knew, late: another entry in the place of the new leader's first one.
+    let entry = raftpb::Entry { index: Some(last + 1), term: Some(2), ..raftpb::Entry::default() };
+    let late = raftpb::Message {
+        r#type: Some(raftpb::MessageType::MsgApp as i32),
+        from: Some(1),
+        to: Some(3),
+        term: Some(2),
+        log_term: Some(2),
+        index: Some(last),
+        entries: vec![entry],
+        ..raftpb::Message::default()
+    };
+    let term = cluster.member(3).term();
+    assert!(term > 2 && cluster.member(3).commit_index() > last);
+    cluster.member(3).handle_message(late).expect("nothing is wrong with it but its age");
+    while let Some(persist) = cluster.member(3).poll_persist() {
+        cluster.member(3).handle_persisted(persist.number);
+    }
+    let answer = cluster.member(3).take_messages().pop().expect("the old leader learns of the new term");
+    assert_eq!(answer.term, Some(term));
+}
+
+#[test]
+fn every_kind_of_change_of_etcds_can_be_proposed_anywhere() {
+    use raftpb::ConfChangeType::{
+        ConfChangeAddLearnerNode, ConfChangeAddNode, ConfChangeRemoveNode, ConfChangeUpdateNode,
+    };
+    let mut cluster = Cluster::new();
+    let kinds = [ConfChangeAddNode, ConfChangeRemoveNode, ConfChangeUpdateNode, ConfChangeAddLearnerNode];
+    for (id, kind) in [1, 2].into_iter().flat_map(|id| kinds.map(|kind| (id, kind))) {
+        let change = raftpb::ConfChange {
+            id: Some(77),
+            r#type: Some(kind as i32),
+            node_id: Some(9),
+            context: Some(Bytes::from_static(b"{}")),
+        };
+        let data = Bytes::from(change.encode_to_vec());
+        assert!(cluster.member(id).propose_conf_change(data.clone()), "{kind:?} at member {id}");
+        cluster.run();
+        let last = cluster.applied[0].last().expect("something is applied");
+        assert_eq!((last.kind, &last.data), (raftpb::EntryType::EntryConfChange, &data), "{kind:?} at member {id}");
+        for member in &mut cluster.members {
+            member.apply_conf_change(None).expect("a no-op");
+        }
+    }
 }

@@ -198,7 +198,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("watch-progress-notify-interval", K::Duration, "0", Real, G::Features, "Time between progress notices of a watch (0: 10m)."),
     flag("warning-apply-duration", K::Duration, "100ms", Real, G::Features, "Warn about entries that take longer to apply."),
     flag("bootstrap-defrag-threshold-megabytes", K::Unsigned, "0", DefaultOnly, G::Features, "Shrink the store at start if that frees so much."),
-    flag("max-learners", K::Signed, "1", DefaultOnly, G::Features, "Most learners in the cluster."),
+    flag("max-learners", K::Signed, "1", Real, G::Features, "Most learners in the cluster."),
     flag("downgrade-check-time", K::Duration, "5s", DefaultOnly, G::Features, "Time between looks at a running downgrade."),
     flag("snapshot-catchup-entries", K::Unsigned, "5000", Real, G::Features, "Entries kept behind a snapshot for slow members."),
 

@@ -11,7 +11,6 @@ pub mod go;
 mod help;
 
 use std::fmt;
-use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +18,10 @@ pub use gates::FeatureGates;
 pub use help::{USAGE, flags_text, version_text};
 
 use kvorum_node::lease_timers::CHECKPOINT_INTERVAL_MILLISECONDS;
+use kvorum_store::Member;
 
+use crate::cluster::addresses::SystemResolver;
+use crate::cluster::forming;
 use crate::ids;
 use crate::log::{Level, LogConfig, LogFormat, LogOutput, Value as LogValue};
 use crate::urls::{self, Scheme, Url, quote};
@@ -61,6 +63,8 @@ pub struct Config {
     pub initial_election_tick_advance: bool,
     pub pre_vote: bool,
     pub strict_reconfig_check: bool,
+    /// Learners the cluster may have. A member does not start while there are more, or with a negative number, as in etcd.
+    pub max_learners: i64,
     pub snapshot_count: u64,
     pub snapshot_catchup_entries: u64,
     /// Log files to keep; 0 keeps all.
@@ -402,6 +406,7 @@ impl Config {
             initial_election_tick_advance: values.bool("initial-election-tick-advance"),
             pre_vote: values.bool("pre-vote"),
             strict_reconfig_check: values.bool("strict-reconfig-check"),
+            max_learners: values.signed("max-learners"),
             snapshot_count: nonzero_or(values.unsigned("snapshot-count"), DEFAULT_SNAPSHOT_COUNT),
             snapshot_catchup_entries: nonzero_or(values.unsigned("snapshot-catchup-entries"), DEFAULT_CATCHUP_ENTRIES),
             max_wals: values.unsigned("max-wals"),
@@ -515,31 +520,27 @@ impl Config {
             .collect()
     }
 
-    /// The checks and identifiers of a first start. To be asked for only while the data folder is empty: afterwards
-    /// the member goes by what it recorded then, and `--initial-*` have no meaning. May resolve host names.
+    /// The checks and identifiers of a first start as the only member. To be asked for only while the data folder is
+    /// empty: afterwards the member goes by what it recorded then. May resolve host names.
     pub fn bootstrap(&self) -> Result<Bootstrap, ConfigError> {
         if self.initial_cluster_state == ClusterState::Existing {
             return error(format!("--initial-cluster-state existing {NOT_YET}"));
         }
-        let members = self.founding_members()?;
-        let Some((_, own_urls)) = members.iter().find(|(name, _)| *name == self.name) else {
-            return error(format!(
-                "couldn't find local name {} in the initial cluster configuration",
-                quote(&self.name)
-            ));
-        };
-        match_advertised(&self.name, &self.initial_advertise_peer_urls, own_urls)?;
-        let mut all: Vec<&Url> = members.iter().flat_map(|(_, urls)| urls).collect();
-        all.sort();
-        if all.windows(2).any(|pair| pair[0] == pair[1]) {
-            return error(format!("initial cluster {} has duplicate url", written_cluster(&members)));
+        let founding = forming::founding(self, &SystemResolver)
+            .and_then(|founding| forming::check_learners(0, self.max_learners).map(|()| founding));
+        let mut members = founding.map_err(|error| ConfigError(error.to_string()))?.members;
+        let count = members.len();
+        match members.pop() {
+            Some(Member { id, peer_urls, .. }) if count == 1 => {
+                Ok(Bootstrap { member_id: id, cluster_id: ids::cluster_id(&[id]), peer_urls })
+            }
+            _ => error(format!("--initial-cluster names {count} members: a cluster of several {NOT_YET}")),
         }
-        if members.len() > 1 {
-            return error(format!("--initial-cluster names {} members: a cluster of several {NOT_YET}", members.len()));
-        }
-        let peer_urls: Vec<String> = own_urls.iter().map(Url::to_string).collect();
-        let member_id = ids::member_id(&peer_urls, &self.initial_cluster_token, None);
-        Ok(Bootstrap { member_id, cluster_id: ids::cluster_id(&[member_id]), peer_urls })
+    }
+
+    /// How long a request may take before it is given up: 5 s, and two elections.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.election_timeout
     }
 
     /// The URLs told to clients: a port 0 becomes that of the socket listened on in its place.
@@ -622,71 +623,6 @@ fn check_listen_urls(flag: &str, listen_urls: &[Url]) -> Result<(), ConfigError>
         }
     }
     Ok(())
-}
-
-fn written_cluster(members: &[(String, Vec<Url>)]) -> String {
-    let mut pairs: Vec<String> =
-        members.iter().flat_map(|(name, urls)| urls.iter().map(move |url| format!("{name}={url}"))).collect();
-    pairs.sort();
-    pairs.join(",")
-}
-
-/// The URLs a member advertises must be those the initial cluster gives it, by text or by the addresses behind them.
-fn match_advertised(name: &str, advertised: &[Url], named: &[Url]) -> Result<(), ConfigError> {
-    let mut advertised = advertised.to_vec();
-    advertised.sort();
-    let reason = if advertised.len() != named.len() {
-        format!("len({}) != len({})", quoted_list(&advertised), quoted_list(named))
-    } else if advertised == named {
-        return Ok(());
-    } else {
-        let (left, right) = (resolved(&advertised)?, resolved(named)?);
-        match left.iter().zip(&right).find(|(left, right)| left != right) {
-            None => return Ok(()),
-            Some((left, right)) => format!("resolved urls: {} != {}", quote(left), quote(right)),
-        }
-    };
-    let written = urls::join(&advertised);
-    let missing: Vec<String> =
-        named.iter().filter(|url| !advertised.contains(url)).map(|url| format!("{name}={url}")).collect();
-    if !missing.is_empty() {
-        let missing = missing.join(",");
-        return error(format!(
-            "--initial-cluster has {missing} but missing from --initial-advertise-peer-urls={written} ({reason})"
-        ));
-    }
-    let extra: Vec<Url> = advertised.iter().filter(|url| !named.contains(url)).cloned().collect();
-    let cluster = written_cluster(&[(name.to_owned(), advertised)]);
-    if !extra.is_empty() {
-        let extra = urls::join(&extra);
-        return error(format!(
-            "--initial-advertise-peer-urls has {extra} but missing from --initial-cluster={cluster}"
-        ));
-    }
-    error(format!("failed to resolve {written} to match --initial-cluster={cluster} ({reason})"))
-}
-
-fn quoted_list(urls: &[Url]) -> String {
-    let quoted: Vec<String> = urls.iter().map(|url| quote(url.as_str())).collect();
-    format!("[{}]", quoted.join(" "))
-}
-
-/// The URLs with host names replaced by their first address, sorted. `localhost` stays, as in etcd.
-fn resolved(urls: &[Url]) -> Result<Vec<String>, ConfigError> {
-    let mut texts = Vec::with_capacity(urls.len());
-    for url in urls {
-        if url.host() == "localhost" || !matches!(url.scheme(), Scheme::Http | Scheme::Https) {
-            texts.push(url.to_string());
-            continue;
-        }
-        let address = url.host_port().to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
-        let Some(address) = address else {
-            return error(format!("failed to resolve {}", quote(url.as_str())));
-        };
-        texts.push(format!("{}://{address}", url.scheme().as_str()));
-    }
-    texts.sort();
-    Ok(texts)
 }
 
 #[cfg(test)]

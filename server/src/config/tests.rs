@@ -329,6 +329,13 @@ fn gates() {
 }
 
 #[test]
+fn learners_are_limited_to_one_unless_told_otherwise() {
+    assert_eq!((config("").max_learners, config("--max-learners 3").max_learners), (1, 3));
+    // Found out at the start, as in etcd.
+    assert_eq!(config("--max-learners -1").max_learners, -1);
+}
+
+#[test]
 fn names_and_urls_follow_each_other() {
     let named = config("--name a");
     assert_eq!(

@@ -96,15 +96,22 @@ impl Histogram {
 
     pub(super) fn render(&self, page: &mut Page, name: &str, kind: &str, help: &str) {
         page.family(name, kind, help);
+        self.render_samples(page, name, &[]);
+    }
+
+    /// The samples without the family's head, with more labels.
+    pub(super) fn render_samples(&self, page: &mut Page, name: &str, more: &[(&str, &str)]) {
         let mut cumulative = 0;
         for (index, bound) in self.bounds.iter().copied().chain([f64::INFINITY]).enumerate() {
             cumulative += self.counts[index].load(Ordering::Relaxed);
-            let label = labels(&[("le", &float_text(bound))]);
-            page.sample(&format!("{name}_bucket"), &label, cumulative as f64);
+            let bound = float_text(bound);
+            let pairs: Vec<_> = more.iter().copied().chain([("le", bound.as_str())]).collect();
+            page.sample(&format!("{name}_bucket"), &labels(&pairs), cumulative as f64);
         }
         let sum = self.sum_millionths.load(Ordering::Relaxed) as f64 / 1e6;
-        page.sample(&format!("{name}_sum"), "", sum);
-        page.sample(&format!("{name}_count"), "", cumulative as f64);
+        let more = if more.is_empty() { String::new() } else { labels(more) };
+        page.sample(&format!("{name}_sum"), &more, sum);
+        page.sample(&format!("{name}_count"), &more, cumulative as f64);
     }
 }
 

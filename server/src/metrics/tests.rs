@@ -8,6 +8,7 @@ fn facts() -> Labels {
         server_id: "8e9e05c52164694d".to_owned(),
         cluster_version: Some("3.7".to_owned()),
         feature_gates: vec![("LeaseCheckpoint", "ALPHA", false)],
+        peers: Vec::new(),
     }
 }
 

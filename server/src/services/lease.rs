@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use kvorum_api::EtcdError;
@@ -11,12 +10,11 @@ use kvorum_api::etcdserverpb::{
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
     LeaseTimeToLiveResponse,
 };
-use kvorum_node::lease_timers::Renewal;
 use kvorum_store::{Reply, quota_cost};
 
 use super::{Call, header, linearize};
-use crate::core::Core;
 use crate::grpc::{MessageReader, Responder, Status, decode, decode_streamed, frame_of};
+use crate::leases::{renew, times};
 use crate::worker::Worker;
 
 pub async fn grant(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status> {
@@ -56,21 +54,11 @@ pub async fn revoke(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status
 pub async fn time_to_live(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status> {
     let request: LeaseTimeToLiveRequest = decode(message)?;
     let core = &worker.core;
-    linearize(core).await?;
-    let now = core.now();
-    let found = core.state().lease_time_to_live(now, request.id);
-    let (granted_ttl, ttl) = found.unwrap_or((0, -1));
-    let keys = match found {
-        Some(_) if request.keys => worker.reader.lease_keys(request.id).into_iter().map(Bytes::from).collect(),
-        _ => Vec::new(),
-    };
-    Ok(frame_of(&LeaseTimeToLiveResponse {
-        header: header(core, worker.reader.revision()),
-        id: request.id,
-        ttl,
-        granted_ttl,
-        keys,
-    }))
+    let found = times(core, &request).await?;
+    let missing = || LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..LeaseTimeToLiveResponse::default() };
+    let response = found.unwrap_or_else(missing);
+    // A member's answer carries its own header, also where another one looked.
+    Ok(frame_of(&LeaseTimeToLiveResponse { header: header(core, worker.reader.revision()), ..response }))
 }
 
 pub async fn leases(worker: &Rc<Worker>) -> Result<Bytes, Status> {
@@ -87,6 +75,7 @@ pub async fn keep_alive(worker: &Rc<Worker>, call: Call, mut messages: MessageRe
         let message = tokio::select! {
             message = poll_fn(|context| messages.poll_message(context)) => message,
             () = super::reached(call.deadline) => return stream.finish(Err(Status::deadline_exceeded())),
+            () = super::leader_lost(&worker.core, call) => return stream.finish(Err(EtcdError::NoLeader.into())),
             _ = stop.wait_for(|stopping| *stopping) => return stream.finish(Err(EtcdError::Stopped.into())),
         };
         let renewed = match message {
@@ -110,40 +99,7 @@ async fn renew_for(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status>
     // The header's revision is that before the renewal: a watch that begins there misses nothing that a lapse of the
     // lease would have done.
     let header = header(&worker.core, worker.reader.revision());
-    let ttl = renew(worker, request.id).await?;
+    // A lease that does not exist is answered with no time left.
+    let ttl = renew(&worker.core, request.id).await?.unwrap_or(0);
     Ok(frame_of(&LeaseKeepAliveResponse { header, id: request.id, ttl }))
-}
-
-/// How long a renewal waits for a revocation before it looks again by itself.
-const REVOCATION_CHECK: Duration = Duration::from_millis(100);
-
-/// The TTL begun anew, or 0 if the lease does not exist. A lease that ran out is not revived: the renewal waits until
-/// it is revoked.
-async fn renew(worker: &Rc<Worker>, id: i64) -> Result<i64, Status> {
-    let core = &worker.core;
-    let mut waited_for_applied = false;
-    loop {
-        let changed = core.leases_changed.notified();
-        match core.renew_lease(id) {
-            Renewal::Renewed { ttl_seconds } => {
-                core.metrics.lease_renewed_total.increment();
-                return Ok(ttl_seconds);
-            }
-            // A grant that is still on its way counts.
-            Renewal::NotFound if !waited_for_applied => {
-                linearize(core).await?;
-                waited_for_applied = true;
-            }
-            Renewal::NotFound => return Ok(0),
-            Renewal::ClearCheckpointFirst => clear_checkpoint(core, id).await?,
-            Renewal::Expired if core.is_stopping() => return Err(EtcdError::Stopped.into()),
-            Renewal::Expired => drop(tokio::time::timeout(REVOCATION_CHECK, changed).await),
-            Renewal::NotLeader => return Err(EtcdError::NoLeader.into()),
-        }
-    }
-}
-
-async fn clear_checkpoint(core: &Core, id: i64) -> Result<(), Status> {
-    let (request_id, data) = core.state().clear_checkpoint(id);
-    core.submit(request_id, data).await.map(drop).map_err(Status::from)
 }

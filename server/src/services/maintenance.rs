@@ -5,11 +5,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use kvorum_api::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, DowngradeInfo, HashKvRequest, HashKvResponse, HashResponse,
-    InternalRaftRequest, StatusResponse,
+    InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
 };
 use kvorum_store::Reply;
 
 use super::{header, on_reader_pool, read_status};
+use crate::changes;
 use crate::grpc::{Status, decode, frame_of};
 use crate::worker::Worker;
 use crate::{ETCD_VERSION, STORAGE_VERSION};
@@ -63,6 +64,13 @@ pub async fn hash_kv(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Statu
         compact_revision: hashed.compact_revision,
         hash_revision: hashed.hash_revision,
     }))
+}
+
+/// Hands leadership over; only the leader can. The response has no header, as in etcd.
+pub async fn move_leader(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status> {
+    let request: MoveLeaderRequest = decode(message)?;
+    changes::move_leader(&worker.core, request.target_id).await?;
+    Ok(frame_of(&MoveLeaderResponse::default()))
 }
 
 /// Every action goes through the log, asking included, as in etcd.

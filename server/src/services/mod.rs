@@ -6,6 +6,7 @@ mod health;
 mod kv;
 mod lease;
 mod maintenance;
+mod snapshot;
 pub mod watch;
 
 use std::rc::Rc;
@@ -13,8 +14,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use kvorum_api::EtcdError;
-use kvorum_api::etcdserverpb::ResponseHeader;
-use kvorum_node::ReadIndex;
+use kvorum_api::etcdserverpb::{RangeRequest, ResponseHeader};
 
 use crate::core::Core;
 use crate::grpc::{MessageReader, Responder, Status};
@@ -23,7 +23,7 @@ use crate::worker::Worker;
 
 /// Whether a method is answered with a stream.
 pub fn is_streaming(method: GrpcMethod) -> bool {
-    matches!(method, GrpcMethod::Watch | GrpcMethod::LeaseKeepAlive | GrpcMethod::HealthWatch)
+    matches!(method, GrpcMethod::Watch | GrpcMethod::LeaseKeepAlive | GrpcMethod::HealthWatch | GrpcMethod::Snapshot)
 }
 
 /// What the headers of a call said.
@@ -38,8 +38,8 @@ pub struct Call {
 /// Answers a unary call, now or when its entry is applied.
 pub fn begin_unary(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
     worker.core.metrics.client_received_bytes_total.add(message.len() as u64);
-    if call.require_leader && worker.core.leader() == 0 {
-        return worker.finish(call.method, respond, Err(EtcdError::NoLeader.into()));
+    if let Some(error) = refusal(worker, call, &message) {
+        return worker.finish(call.method, respond, Err(error.into()));
     }
     match call.method {
         GrpcMethod::Range => kv::range(worker, call, message, respond),
@@ -63,6 +63,42 @@ pub fn begin_unary(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Res
     }
 }
 
+/// Why a unary call is not for this member now: it is a learner, or the client asks for a leader and there is none.
+fn refusal(worker: &Rc<Worker>, call: Call, message: &Bytes) -> Option<EtcdError> {
+    if worker.core.is_learner() {
+        let served = match call.method {
+            GrpcMethod::Status | GrpcMethod::HealthCheck | GrpcMethod::HealthList => true,
+            GrpcMethod::Range => {
+                crate::grpc::decode::<RangeRequest>(message.clone()).is_ok_and(|range| range.serializable)
+            }
+            _ => false,
+        };
+        if !served {
+            return Some(EtcdError::NotSupportedForLearner);
+        }
+    }
+    (call.require_leader && worker.core.leader() == 0).then_some(EtcdError::NoLeader)
+}
+
+/// Ready when a stream that asked for a leader must end: there was none for three election timeouts, as in etcd.
+pub async fn leader_lost(core: &Core, call: Call) {
+    if !call.require_leader {
+        return std::future::pending().await;
+    }
+    let mut seen = core.watch_leader();
+    let patience = 3 * core.config.election_timeout;
+    loop {
+        // The sender lives as long as the member.
+        if seen.wait_for(|leader| *leader == 0).await.is_err() {
+            return;
+        }
+        match tokio::time::timeout(patience, seen.wait_for(|leader| *leader != 0)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}
+
 async fn answer(worker: &Rc<Worker>, call: Call, message: Bytes) -> Result<Bytes, Status> {
     match call.method {
         GrpcMethod::LeaseGrant => lease::grant(worker, message).await,
@@ -70,8 +106,13 @@ async fn answer(worker: &Rc<Worker>, call: Call, message: Bytes) -> Result<Bytes
         GrpcMethod::LeaseTimeToLive => lease::time_to_live(worker, message).await,
         GrpcMethod::LeaseLeases => lease::leases(worker).await,
         GrpcMethod::MemberList => cluster::member_list(worker, message).await,
+        GrpcMethod::MemberAdd => cluster::member_add(worker, message).await,
+        GrpcMethod::MemberRemove => cluster::member_remove(worker, message).await,
+        GrpcMethod::MemberUpdate => cluster::member_update(worker, message).await,
+        GrpcMethod::MemberPromote => cluster::member_promote(worker, message).await,
         GrpcMethod::Alarm => maintenance::alarm(worker, message).await,
         GrpcMethod::Status => maintenance::status(worker),
+        GrpcMethod::MoveLeader => maintenance::move_leader(worker, message).await,
         GrpcMethod::Hash => maintenance::hash(worker).await,
         GrpcMethod::HashKv => maintenance::hash_kv(worker, message).await,
         GrpcMethod::HealthCheck => health::check(message),
@@ -90,6 +131,9 @@ pub async fn reached(deadline: Option<Instant>) {
 
 /// Serves a streaming call on a task of its own.
 pub fn begin_stream(worker: &Rc<Worker>, call: Call, messages: MessageReader, respond: Responder) {
+    if worker.core.is_learner() && !matches!(call.method, GrpcMethod::Snapshot | GrpcMethod::HealthWatch) {
+        return respond.fail(&EtcdError::NotSupportedForLearner.into());
+    }
     if call.require_leader && worker.core.leader() == 0 {
         return respond.fail(&EtcdError::NoLeader.into());
     }
@@ -99,6 +143,7 @@ pub fn begin_stream(worker: &Rc<Worker>, call: Call, messages: MessageReader, re
             GrpcMethod::Watch => watch::serve(&worker, call, messages, respond).await,
             GrpcMethod::LeaseKeepAlive => lease::keep_alive(&worker, call, messages, respond).await,
             GrpcMethod::HealthWatch => health::watch(&worker, call, messages, respond).await,
+            GrpcMethod::Snapshot => snapshot::serve(&worker, call, messages, respond).await,
             method => respond.fail(&Status::unimplemented(method.path())),
         }
     });
@@ -114,29 +159,17 @@ pub fn header(core: &Core, revision: i64) -> Option<ResponseHeader> {
     })
 }
 
-/// How often a read index is asked for again while there is none.
-const READ_INDEX_RETRY: std::time::Duration = std::time::Duration::from_millis(10);
-
-/// Waits until a linearizable read may be served: this member knows a read index and has applied it.
+/// Waits until a linearizable read may be served: the leader is confirmed, and what it had committed is applied here.
 pub async fn linearize(core: &Core) -> Result<(), Status> {
-    let deadline = Instant::now() + core.config.request_timeout;
-    loop {
-        if is_linearized(core) {
-            return Ok(());
-        }
-        if core.is_stopping() {
-            return Err(EtcdError::Stopped.into());
-        }
-        if Instant::now() >= deadline {
-            return Err(EtcdError::Timeout.into());
-        }
-        tokio::time::sleep(READ_INDEX_RETRY).await;
+    if is_linearized(core) {
+        return Ok(());
     }
+    core.linearize().await.map_err(Status::from)
 }
 
 /// Whether a linearizable read may be served right now. A single member answers itself at once.
 fn is_linearized(core: &Core) -> bool {
-    matches!(core.read_index(), ReadIndex::At(index) if core.reader.applied_index() >= index)
+    core.state().is_linearized()
 }
 
 /// Runs a read that may touch the backend on the thread's reader pool.

@@ -52,6 +52,10 @@ pub async fn serve(worker: &Rc<Worker>, call: Call, messages: MessageReader, res
                 metrics.grpc.handled(GrpcMethod::Watch, GrpcCode::from_number(Code::DeadlineExceeded as i32));
                 return stream.finish(Err(Status::deadline_exceeded()));
             }
+            () = super::leader_lost(&worker.core, call) => {
+                metrics.grpc.handled(GrpcMethod::Watch, GrpcCode::from_number(Code::Unavailable as i32));
+                return stream.finish(Err(EtcdError::NoLeader.into()));
+            }
             _ = stop.wait_for(|stopping| *stopping) => return stream.finish(Err(EtcdError::Stopped.into())),
         };
         let Some(frames) = frames else { break };

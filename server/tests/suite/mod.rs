@@ -6,6 +6,7 @@ mod files;
 mod leases;
 mod pages;
 mod raw;
+mod snapshots;
 mod space;
 mod starting;
 

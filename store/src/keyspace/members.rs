@@ -32,27 +32,51 @@ pub fn parse_key(key: &[u8]) -> Result<u64, String> {
 }
 
 pub fn value(member: &Member) -> Box<[u8]> {
-    let json = MemberJson {
-        id: member.id,
-        peer_urls: (!member.peer_urls.is_empty()).then(|| member.peer_urls.clone()),
-        is_learner: member.is_learner,
-        name: member.name.clone(),
-        client_urls: (!member.client_urls.is_empty()).then(|| member.client_urls.clone()),
-    };
-    let text = serde_json::to_string(&json).expect("plain fields always serialize");
+    let text = serde_json::to_string(&MemberJson::from(member)).expect("plain fields always serialize");
     super::go_json_escapes(text).into_bytes().into()
+}
+
+/// A list of members as etcd serves it to its peers; `null` when there are none.
+pub fn list<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<u8> {
+    let members: Vec<MemberJson> = members.into_iter().map(MemberJson::from).collect();
+    let members = (!members.is_empty()).then_some(members);
+    super::go_json_escapes(serde_json::to_string(&members).expect("plain fields always serialize")).into_bytes()
+}
+
+/// Reads what [`list`] and etcd write.
+pub fn parse_list(json: &[u8]) -> Result<Vec<Member>, String> {
+    let members: Option<Vec<MemberJson>> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    Ok(members.unwrap_or_default().into_iter().map(Member::from).collect())
 }
 
 /// Reads etcd's JSON of a member; also the context of a configuration change, whose further fields are passed over.
 pub fn parse_value(value: &[u8]) -> Result<Member, String> {
     let json: MemberJson = serde_json::from_slice(value).map_err(|error| error.to_string())?;
-    Ok(Member {
-        id: json.id,
-        name: json.name,
-        peer_urls: json.peer_urls.unwrap_or_default(),
-        client_urls: json.client_urls.unwrap_or_default(),
-        is_learner: json.is_learner,
-    })
+    Ok(Member::from(json))
+}
+
+impl From<&Member> for MemberJson {
+    fn from(member: &Member) -> Self {
+        Self {
+            id: member.id,
+            peer_urls: (!member.peer_urls.is_empty()).then(|| member.peer_urls.clone()),
+            is_learner: member.is_learner,
+            name: member.name.clone(),
+            client_urls: (!member.client_urls.is_empty()).then(|| member.client_urls.clone()),
+        }
+    }
+}
+
+impl From<MemberJson> for Member {
+    fn from(json: MemberJson) -> Self {
+        Self {
+            id: json.id,
+            name: json.name,
+            peer_urls: json.peer_urls.unwrap_or_default(),
+            client_urls: json.client_urls.unwrap_or_default(),
+            is_learner: json.is_learner,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -82,6 +106,10 @@ mod tests {
             std::str::from_utf8(&stored).expect("JSON"),
             r#"{"id":13668033151171901709,"peerURLs":["http://127.0.0.1:23801"],"isLearner":true,"name":"default","clientURLs":["http://a?b\u0026c"]}"#
         );
-        assert_eq!(parse_value(&stored), Ok(member));
+        assert_eq!(parse_value(&stored), Ok(member.clone()));
+        let listed = list([&member, &member]);
+        assert_eq!(listed, [b"[", &*stored, b",", &*stored, b"]"].concat());
+        assert_eq!(parse_list(&listed), Ok(vec![member.clone(), member]));
+        assert_eq!((list([]), parse_list(b"null\n")), (b"null".to_vec(), Ok(Vec::new())));
     }
 }

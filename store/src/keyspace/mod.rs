@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod key_value;
 pub mod lease;
 pub mod members;
+pub mod membership_v2;
 pub mod meta;
 
 /// Go's JSON encoder escapes these characters inside strings; serde's does not.

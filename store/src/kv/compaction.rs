@@ -28,6 +28,8 @@ pub(crate) struct Compactions {
     /// As in the backend's `scheduledCompactRev` and `finishedCompactRev`.
     scheduled: Option<i64>,
     pub(crate) finished: Option<i64>,
+    /// Rises when a received state takes the place of this one; jobs of before do not count then.
+    epoch: u64,
 }
 
 struct Compaction {
@@ -69,6 +71,7 @@ pub enum CompactionStep {
 /// The hash of a compaction, computed beside the writer: nothing that is applied meanwhile changes what it reads.
 pub struct HashJob {
     shared: Arc<Shared>,
+    epoch: u64,
     previous: i64,
     target: i64,
     next: Revision,
@@ -77,9 +80,9 @@ pub struct HashJob {
 }
 
 impl HashJob {
-    fn new(shared: &Arc<Shared>, previous: i64, target: i64) -> Self {
+    fn new(shared: &Arc<Shared>, epoch: u64, previous: i64, target: i64) -> Self {
         let next = Revision::new(1, 0);
-        Self { shared: shared.clone(), previous, target, next, hasher: None, done: false }
+        Self { shared: shared.clone(), epoch, previous, target, next, hasher: None, done: false }
     }
 
     /// Hashes about `limit` revisions. True while there is more.
@@ -154,14 +157,18 @@ impl Phase {
 }
 
 impl Compactions {
-    pub(crate) fn restored(scheduled: Option<i64>, finished: Option<i64>) -> Self {
-        Self { queue: VecDeque::new(), scheduled, finished }
+    pub(crate) fn restored(scheduled: Option<i64>, finished: Option<i64>, epoch: u64) -> Self {
+        Self { queue: VecDeque::new(), scheduled, finished, epoch }
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// `previous` is the compact revision until now.
     pub(crate) fn schedule(&mut self, target: i64, previous: i64, shared: &Arc<Shared>) {
         let phase = match self.scheduled == self.finished {
-            true => Phase::Hash { job: Some(HashJob::new(shared, previous, target)) },
+            true => Phase::Hash { job: Some(HashJob::new(shared, self.epoch, previous, target)) },
             // The hash would not cover all revisions since the last compaction, so etcd does not keep it.
             false => Phase::drop(None),
         };
@@ -177,8 +184,11 @@ impl Compactions {
         }
     }
 
-    /// The job must have come from here and be at its end.
+    /// The job must have come from here and be at its end. One of before a received state is passed over.
     pub(crate) fn finish_hash(&mut self, job: &HashJob) {
+        if job.epoch != self.epoch {
+            return;
+        }
         let compaction = self.queue.front_mut().expect("a compaction stays until its hash is there");
         assert!(compaction.target == job.target && matches!(compaction.phase, Phase::Hash { job: None }));
         compaction.phase = Phase::drop(Some(job.hash()));

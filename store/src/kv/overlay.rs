@@ -45,6 +45,10 @@ impl Overlay {
         self.items.drain(..visible).collect()
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.items.clear();
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.items.len()
     }
@@ -66,6 +70,10 @@ impl RecordOverlay {
         let from = (bucket, Box::default());
         let records = self.records.range(from..).take_while(|((of, _), _)| *of == bucket);
         records.map(|((_, key), (value, _))| (key.clone(), value.clone())).collect()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.records.clear();
     }
 
     pub(crate) fn forget(&mut self, sequence: u64) {

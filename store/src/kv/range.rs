@@ -153,7 +153,7 @@ impl Walking {
             if self.pin.revision < self.shared.purged_revision() {
                 return Err(ReadError::Compacted);
             }
-            if !self.walk.settle(&self.shared, use_backend)? {
+            if !self.walk.settle(&self.shared, use_backend).map_err(|error| self.pin.explain(error))? {
                 return Ok(Progress::NeedsBackend);
             }
             if self.walk.is_done() {

@@ -125,7 +125,7 @@ impl Evaluation {
         }
         for revision in absent {
             let value = match use_backend {
-                true => self.shared.fetch_known(revision)?,
+                true => self.shared.fetch_known(revision).map_err(|error| self.pin.explain(error))?,
                 false => match self.shared.overlay.read().value(revision) {
                     Some(value) => value,
                     None => return Ok(None),

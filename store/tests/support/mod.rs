@@ -48,6 +48,7 @@ pub fn config(value_budget_bytes: u64) -> StoreConfig {
         quota_bytes: None,
         lease_ttl_seconds_min: 2,
         lease_checkpoint_persist: false,
+        learners_max: kvorum_store::member::DEFAULT_LEARNERS_MAX,
     }
 }
 

@@ -1,0 +1,71 @@
+//! `snapshot`: what a snapshot file holds.
+
+use std::fs::File;
+use std::path::Path;
+
+use kvorum_disk::RealFileSystem;
+use kvorum_disk::bolt::BoltFile;
+use kvorum_disk::bolt::snapshot::{self, SnapshotStatus};
+use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
+
+use super::{OutputFormat, output_format};
+use crate::command::{EXIT_BAD_ARGUMENTS, EXIT_ERROR, Failure, Parsed};
+use crate::print;
+
+/// As etcdutl's JSON has it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusJson<'a> {
+    hash: u32,
+    revision: i64,
+    total_key: u64,
+    total_size: u64,
+    version: &'a str,
+}
+
+pub(super) fn status(parsed: &Parsed) -> Result<String, Failure> {
+    let [path] = &parsed.operands[..] else {
+        return Err(Failure::new(EXIT_BAD_ARGUMENTS, "snapshot status requires exactly one argument"));
+    };
+    let path = Path::new(path);
+    std::fs::metadata(path).map_err(|error| {
+        let text = error.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+        Failure::new(EXIT_ERROR, format!("stat {}: {text}", path.display()))
+    })?;
+    let format = output_format(parsed)?;
+    let failed = |error: &dyn std::fmt::Display| Failure::new(EXIT_ERROR, error.to_string());
+    // A member that runs holds the lock of its database, and changes what would be read here.
+    let locked = File::open(path).map_err(|error| failed(&error))?;
+    flock(&locked, FlockOperation::LockShared).map_err(|error| failed(&error))?;
+    let file = BoltFile::open(&RealFileSystem, path).map_err(|error| failed(&error))?;
+    let status = snapshot::status(&file).map_err(|error| failed(&error))?;
+    Ok(show(&status, format))
+}
+
+fn show(status: &SnapshotStatus, format: OutputFormat) -> String {
+    let SnapshotStatus { hash, revision, total_keys, total_bytes, version } = status;
+    let row = || {
+        let size = print::size(*total_bytes);
+        vec![format!("{hash:x}"), revision.to_string(), total_keys.to_string(), size, version.clone()]
+    };
+    match format {
+        OutputFormat::Simple => row().join(", ") + "\n",
+        OutputFormat::Table => print::table(&["hash", "revision", "total keys", "total size", "version"], &[row()]),
+        OutputFormat::Fields => format!(
+            "\"Hash\" : {hash}\n\"Revision\" : {revision}\n\"Keys\" : {total_keys}\n\"Size\" : {total_bytes}\n\
+             \"Version\" : {version}\n"
+        ),
+        OutputFormat::Json => {
+            let json = StatusJson {
+                hash: *hash,
+                revision: *revision,
+                total_key: *total_keys,
+                total_size: *total_bytes,
+                version,
+            };
+            serde_json::to_string(&json).expect("numbers and a text can be written") + "\n"
+        }
+    }
+}

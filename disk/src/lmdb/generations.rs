@@ -1,0 +1,208 @@
+//! Which folder holds the live environment.
+//!
+//! The first one is `<backend>`; those that took its place are `<backend>.1`, `<backend>.2` and so on. The highest number
+//! counts. A new one is built as `<backend>.<n>.tmp`, made durable, and then renamed: that one rename is the change, so a
+//! crash leaves the old environment or the new one, never a mixture. What lies beside the highest is removed, right after
+//! the change or by the next start.
+//!
+//! A member that takes over a received database does, in this order: [`LmdbBackend::prepare`], on any thread, while
+//! everything goes on; then, with no commit under way, [`kvorum_store::Writer::restore`] with
+//! [`PreparedGeneration::received`], in whose switch it calls [`LmdbBackend::switch`]; then, with no lock held,
+//! [`RetiredGeneration::remove`]. It keeps the received file until the switch is done: a start that finds the log beginning
+//! behind the backend's consistent index takes the file in again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kvorum_store::backend::BackendError;
+
+use super::exchange::{ExchangeError, import_bolt};
+use super::{DATA_FILE, Generation, LmdbBackend, LmdbOptions};
+use crate::bolt::BoltFile;
+use crate::file::RealFileSystem;
+use crate::{DiskError, FileSystem, OpenMode};
+
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// An empty file beside an environment that came from another member and that the log may not know of.
+const RECEIVED_MARK: &str = "received";
+
+/// A new environment, whole and durable, that is not live yet. Dropped without [`LmdbBackend::switch`] it is removed.
+pub struct PreparedGeneration {
+    /// None: it became the live one.
+    generation: Option<Arc<Generation>>,
+    pub(super) temporary: PathBuf,
+    pub(super) target: PathBuf,
+}
+
+impl PreparedGeneration {
+    /// For [`kvorum_store::Writer::restore`], which reads it before it becomes the live one.
+    pub fn received(&self) -> Arc<Generation> {
+        Arc::clone(self.generation.as_ref().expect("it is taken by the switch only, which takes all"))
+    }
+}
+
+impl PreparedGeneration {
+    /// Marks it as received from another member: the mark stays with it when it becomes the live one, until
+    /// [`LmdbBackend::clear_received_mark`].
+    pub fn mark_received(&self) -> Result<(), BackendError> {
+        let path = self.temporary.join(RECEIVED_MARK);
+        let file = RealFileSystem.open(&path, OpenMode::CreateEmpty).map_err(|cause| failed("create", &path, cause))?;
+        file.sync_all().map_err(|cause| failed("sync", &path, cause))?;
+        RealFileSystem.sync_directory(&self.temporary).map_err(|cause| failed("sync", &self.temporary, cause))
+    }
+}
+
+impl Drop for PreparedGeneration {
+    fn drop(&mut self) {
+        if self.generation.take().is_some() {
+            // What stays is removed by the next start.
+            drop(RealFileSystem.remove_directory(&self.temporary));
+        }
+    }
+}
+
+/// An environment that is no longer the live one. Readers may still be in it.
+#[must_use = "its folder is to be removed"]
+pub struct RetiredGeneration {
+    generation: Arc<Generation>,
+    options: LmdbOptions,
+}
+
+impl RetiredGeneration {
+    pub fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+
+    /// Removes its folder; readers that are in it go on, and the space comes back when the last is done. This takes the
+    /// file system a while when it is large. If it is not done, the next start does it.
+    pub fn remove(self) -> Result<(), BackendError> {
+        let directory = self.generation.directory();
+        remove_if_present(directory)?;
+        sync_parent(directory, self.options)
+    }
+}
+
+impl LmdbBackend {
+    /// Builds an environment from a bbolt file, beside the live one and without touching it. One at a time. It takes a
+    /// while: the file is read, written and compared.
+    pub fn prepare(&self, file: &BoltFile) -> Result<PreparedGeneration, ExchangeError> {
+        let current = self.generation();
+        let number = number_of(&self.directory, current.directory()).unwrap_or_default() + 1;
+        let target = folder(&self.directory, number);
+        let mut temporary = target.clone().into_os_string();
+        temporary.push(TEMPORARY_SUFFIX);
+        let temporary = PathBuf::from(temporary);
+        remove_if_present(&temporary)?;
+        match import_bolt(file, &temporary, self.options) {
+            Ok(generation) => Ok(PreparedGeneration { generation: Some(Arc::new(generation)), temporary, target }),
+            Err(error) => {
+                // The error that stopped it tells more; the next start removes what stays.
+                drop(RealFileSystem.remove_directory(&temporary));
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a prepared environment the live one, on disk and for new transactions: one rename and one sync. Not to be
+    /// called while a commit runs. If the rename fails nothing has changed; if the sync fails, disk and memory may differ
+    /// on which is live. In both cases the member should stop.
+    pub fn switch(&self, mut prepared: PreparedGeneration) -> Result<RetiredGeneration, BackendError> {
+        RealFileSystem
+            .rename(&prepared.temporary, &prepared.target)
+            .map_err(|cause| failed("rename", &prepared.temporary, cause))?;
+        let generation = prepared.generation.take().expect("it is taken here only");
+        generation.moved_to.set(prepared.target.clone()).expect("it is moved once");
+        sync_parent(&prepared.target, self.options)?;
+        Ok(RetiredGeneration { generation: self.replace_shared(generation), options: self.options })
+    }
+}
+
+impl LmdbBackend {
+    /// Whether the live environment was received from another member and nobody has said since that the log knows of it.
+    pub fn has_received_mark(&self) -> bool {
+        self.generation().directory().join(RECEIVED_MARK).exists()
+    }
+
+    /// The log knows of the live environment.
+    pub fn clear_received_mark(&self) -> Result<(), BackendError> {
+        let path = self.generation().directory().join(RECEIVED_MARK);
+        match RealFileSystem.remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|cause| failed("remove", &path, cause)),
+        }
+    }
+}
+
+/// Finds the live folder and removes everything beside it that a change left.
+pub(super) fn settle(first: &Path) -> Result<PathBuf, BackendError> {
+    let parent = first.parent().unwrap_or(Path::new(""));
+    let names = match RealFileSystem.list(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(first.to_owned()),
+        names => names.map_err(|cause| failed("list", parent, cause))?,
+    };
+    let mut numbers = Vec::new();
+    for path in names.iter().map(|name| parent.join(name)) {
+        if let Some(number) = number_of(first, &path) {
+            numbers.push(number);
+        } else if is_unfinished(first, &path) {
+            remove_if_present(&path)?;
+        }
+    }
+    let newest = numbers.iter().copied().max().unwrap_or(0);
+    if newest > 0 && !folder(first, newest).join(DATA_FILE).exists() {
+        // A folder gets its name when it is whole; somebody has been at it.
+        return Err(BackendError(format!("{} has no {DATA_FILE}", folder(first, newest).display())));
+    }
+    for number in numbers.into_iter().filter(|number| *number != newest) {
+        remove_if_present(&folder(first, number))?;
+    }
+    Ok(folder(first, newest))
+}
+
+fn folder(first: &Path, number: u64) -> PathBuf {
+    if number == 0 {
+        return first.to_owned();
+    }
+    let mut name = first.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
+fn number_of(first: &Path, path: &Path) -> Option<u64> {
+    if path == first {
+        return Some(0);
+    }
+    let number = suffix(first, path)?.parse().ok()?;
+    (folder(first, number) == path).then_some(number)
+}
+
+fn is_unfinished(first: &Path, path: &Path) -> bool {
+    let number = suffix(first, path).and_then(|suffix| suffix.strip_suffix(TEMPORARY_SUFFIX));
+    number.is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
+/// What stands behind `<first>.`.
+fn suffix<'p>(first: &Path, path: &'p Path) -> Option<&'p str> {
+    path.to_str()?.strip_prefix(first.to_str()?)?.strip_prefix('.')
+}
+
+fn remove_if_present(directory: &Path) -> Result<(), BackendError> {
+    match RealFileSystem.remove_directory(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(|cause| failed("remove", directory, cause)),
+    }
+}
+
+fn sync_parent(directory: &Path, options: LmdbOptions) -> Result<(), BackendError> {
+    let parent = directory.parent().unwrap_or(Path::new(""));
+    if options.unsafe_no_fsync {
+        return Ok(());
+    }
+    RealFileSystem.sync_directory(parent).map_err(|cause| failed("sync", parent, cause))
+}
+
+fn failed(operation: &'static str, path: &Path, cause: io::Error) -> BackendError {
+    BackendError(DiskError::new(operation, path, cause).to_string())
+}

@@ -1,0 +1,9 @@
+//! Tests of the transport: whole ones that talk to each other, to raw sockets and to a real etcd.
+
+mod etcd;
+mod exchange;
+mod framing;
+mod pages;
+mod refusals;
+mod snapshots;
+mod world;

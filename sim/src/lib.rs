@@ -1,0 +1,18 @@
+//! Whole clusters of the real `node`, `store` and write-ahead log in one thread, on a network, disks and clocks that are
+//! simulated from one seed; and the judges of what clients saw, which tests with real processes use as well.
+//!
+//! Nothing here reads a clock, draws randomness but from the seed, starts a thread or touches a file.
+//!
+//! In reading order: [`history`] is what clients record and how it is judged; [`world`] runs a cluster, with [`random`]
+//! for all chance and [`convert`] between clients and store; [`invariants`] hold at every moment; [`bug`] lists what tests
+//! plant to see it found.
+
+pub mod bug;
+mod convert;
+pub mod history;
+pub mod invariants;
+pub mod random;
+pub mod world;
+
+pub use bug::Bug;
+pub use world::{Options, Report, run};
