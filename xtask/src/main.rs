@@ -6,6 +6,7 @@ mod codegen;
 mod compare;
 mod dependencies;
 mod map;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -16,7 +17,9 @@ commands:
   codegen          regenerate api/src/generated from api/proto
   codegen --check  fail if the generated files are not what codegen would write
   compare --etcd PATH [--kvorum PATH] [--only CASE,...] [--seconds N] [--runs N] [--keys N] [--markdown]
-                   measure a release build (or the binary given) beside etcd; needs minutes";
+                   measure a release build (or the binary given) beside etcd; needs minutes
+  simulate [--seconds N] [--seed S] [--trace]
+                   run simulated clusters from new seeds for N seconds (60), or repeat one seed";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["compare", rest @ ..] => compare::run(rest),
+        ["simulate", rest @ ..] => simulate::run(rest),
         _ => Err(USAGE.to_owned()),
     };
     match result {
