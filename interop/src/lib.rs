@@ -13,6 +13,7 @@
 //! | `KVORUM_HASH_HISTORIES` | how many histories are hashed | 20 |
 //! | `KVORUM_CRASH_ROUNDS`, `KVORUM_CRASH_SEED` | how often the server is killed, and when | 50, 1 |
 //! | `KVORUM_FORGET_ROUNDS`, `KVORUM_FORGET_SEED` | how often the disk forgets, and when | 50, 1 |
+//! | `KVORUM_FAULT_SECONDS`, `KVORUM_FAULT_SEED` | how long clusters are harmed, and how | 60, 1 |
 //!
 //! Every test prints its seed when it fails; a failing test keeps the folders and logs of its members.
 //!
@@ -20,13 +21,15 @@
 //! requests and replies, [`random`] and [`generate`] make them, [`compare`] judges a pair of replies, [`watching`]
 //! follows watch streams, [`pair`] sends one request to two servers, [`differ`] drives them in lockstep, [`history`]
 //! computes what a history must hash to, [`crash`] writes until the server is gone and checks what it finds after,
-//! [`disk`] makes what was not synced be gone as well, [`machine`] puts both together.
+//! [`disk`] makes what was not synced be gone as well, [`machine`] puts both together, [`faults`] does harm to whole
+//! clusters.
 
 pub mod call;
 pub mod compare;
 pub mod crash;
 pub mod differ;
 pub mod disk;
+pub mod faults;
 pub mod generate;
 pub mod history;
 pub mod machine;
