@@ -150,10 +150,12 @@ pub fn run(programs: &Programs, round: &Round) -> Result<Report, Failure> {
     let judged = runtime.block_on(play(programs, round, &folder, &recorder));
     runtime.shutdown_background();
     let history = recorder.take();
+    let judging = std::time::Instant::now();
     let judged = judged.and_then(|tally| {
         history.check(0).map_err(|violation| violation.to_string())?;
         Ok(Report::of(&history, tally))
     });
+    eprintln!("judged {:?}", judging.elapsed());
     judged.map_err(|text| {
         let folder = folder.keep();
         // The folder is for people, who do without the history if it cannot be written.
@@ -180,13 +182,17 @@ async fn play(
     };
     let mut cluster = Cluster::found(round.members, setup, folder.path(), &mut random).await?;
     cluster.wait_until_all_serve().await?;
+    let t = std::time::Instant::now();
     let crowd = Crowd::start(&cluster, round, recorder, &mut random);
     let mut schedule = Schedule::new(&mut cluster, Random::new(random.bits()), Arc::clone(recorder), &round.faults);
     let ended = schedule.run(round.length).await;
     let tally = std::mem::take(&mut schedule.tally);
     ended?;
+    eprintln!("schedule {:?}", t.elapsed());
     cluster.wait_until_all_serve().await?;
+    eprintln!("serve {:?}", t.elapsed());
     crowd.finish(&mut cluster).await?;
+    eprintln!("finish {:?}", t.elapsed());
     judge_members(&mut cluster).await?;
     Ok(tally)
 }

@@ -20,10 +20,9 @@ const KEYS: usize = 6;
 /// Leases live for so many seconds; etcd's least is one and a half election timeouts.
 const LEASE_SECONDS: (i64, i64) = (3, 6);
 
-/// How long a client waits for an answer: mostly long, now and then so short that answers are missed.
-const PATIENCE: Duration = Duration::from_secs(8);
-const SHORT_PATIENCE: Duration = Duration::from_millis(250);
-const SHORT_PATIENCE_PERCENT: usize = 5;
+/// How long a client waits for an answer, in milliseconds: now and then so briefly that answers are missed, and now and then
+/// longer than a member takes to give up.
+const PATIENCE_MILLISECONDS: [(usize, i64, i64); 3] = [(5, 50, 500), (25, 6_000, 9_000), (100, 1_000, 3_000)];
 
 /// The longest pause between two requests, and after one that failed.
 const PAUSE_MILLISECONDS_MAX: i64 = 25;
@@ -76,8 +75,10 @@ impl Client {
 
     /// Says whether no answer came of it.
     async fn ask(&mut self, member: usize, request: Request) -> bool {
-        let short = self.random.chance(SHORT_PATIENCE_PERCENT);
-        let patience = if short { SHORT_PATIENCE } else { PATIENCE };
+        let drawn = self.random.below(100);
+        let band = PATIENCE_MILLISECONDS.iter().find(|(percent, _, _)| drawn < *percent);
+        let (_, shortest, longest) = band.expect("the last band has all percents");
+        let patience = Duration::from_millis(self.random.between(*shortest, *longest).unsigned_abs());
         let operation = self.recorder.call(self.number, request.clone());
         let outcome = self.send(member, &request, patience).await;
         if let Outcome::Refused(_) = outcome
