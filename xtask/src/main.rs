@@ -5,6 +5,7 @@ mod check;
 mod codegen;
 mod compare;
 mod dependencies;
+mod faults;
 mod map;
 
 use std::process::ExitCode;
@@ -16,7 +17,9 @@ commands:
   codegen          regenerate api/src/generated from api/proto
   codegen --check  fail if the generated files are not what codegen would write
   compare --etcd PATH [--kvorum PATH] [--only CASE,...] [--seconds N] [--runs N] [--keys N] [--markdown]
-                   measure a release build (or the binary given) beside etcd; needs minutes";
+                   measure a release build (or the binary given) beside etcd; needs minutes
+  faults [--minutes N] [--seed S] [--members 3|5] [--round-seconds N] [--rounds N]
+                   harm clusters of real processes while clients work, and judge what these saw";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["compare", rest @ ..] => compare::run(rest),
+        ["faults", rest @ ..] => faults::run(rest),
         _ => Err(USAGE.to_owned()),
     };
     match result {
