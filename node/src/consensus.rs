@@ -673,6 +673,10 @@ impl fences::LogView for RawNode<LogWindow> {
         self.raft.term
     }
 
+    fn is_leader(&self) -> bool {
+        self.raft.state == StateRole::Leader
+    }
+
     /// raft says 0 for an entry that its log no longer holds.
     fn term(&self, index: u64) -> Option<u64> {
         self.raft.raft_log.term(index).ok().filter(|term| *term != 0)

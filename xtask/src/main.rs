@@ -7,6 +7,7 @@ mod compare;
 mod dependencies;
 mod faults;
 mod map;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -19,7 +20,9 @@ commands:
   compare --etcd PATH [--kvorum PATH] [--only CASE,...] [--seconds N] [--runs N] [--keys N] [--markdown]
                    measure a release build (or the binary given) beside etcd; needs minutes
   faults [--minutes N] [--seed S] [--members 3|5] [--round-seconds N] [--rounds N]
-                   harm clusters of real processes while clients work, and judge what these saw";
+                   harm clusters of real processes while clients work, and judge what these saw
+  simulate [--seconds N] [--seed S] [--trace]
+                   run simulated clusters from new seeds for N seconds (60), or repeat one seed";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         ["codegen", "--check"] => codegen::check(),
         ["compare", rest @ ..] => compare::run(rest),
         ["faults", rest @ ..] => faults::run(rest),
+        ["simulate", rest @ ..] => simulate::run(rest),
         _ => Err(USAGE.to_owned()),
     };
     match result {

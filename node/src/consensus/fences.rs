@@ -12,6 +12,7 @@ pub(super) trait LogView {
     fn committed(&self) -> u64;
     /// The term this member is in.
     fn current_term(&self) -> u64;
+    fn is_leader(&self) -> bool;
     /// `None` where the log no longer reaches.
     fn term(&self, index: u64) -> Option<u64>;
 }
@@ -26,6 +27,8 @@ pub(super) fn check(message: &raftpb::Message, log: &impl LogView) -> Result<Mes
     match kind {
         // Of a leader whose term is over: raft tells it so and looks at nothing else.
         MessageType::MsgAppend | MessageType::MsgHeartbeat if sent_in != 0 && sent_in < log.current_term() => {}
+        // For a leader that this member was before it lost the end of its log: raft passes it over.
+        MessageType::MsgAppendResponse if !log.is_leader() || sent_in < log.current_term() => {}
         MessageType::MsgPropose => check_proposal(&message.entries)?,
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp if message.entries.len() != 1 => {
             return Err(format!("{kind:?} with {} entries instead of one", message.entries.len()));

@@ -26,7 +26,7 @@ use std::hash::{Hash, Hasher};
 use bytes::Bytes;
 
 use super::model::{Event, Interval, KeyValue, LeaseStep, Model, Plan, Reply, Request};
-use super::{History, Outcome, Time, Violation, WatchMessage, WatchRecord};
+use super::{History, Operation, Outcome, Time, Violation, WatchMessage, WatchRecord};
 
 const GUARANTEE: &str = "linearizable";
 
@@ -108,6 +108,8 @@ struct Search<'h> {
     /// What was seen to have happened at a revision.
     facts: BTreeMap<i64, Vec<Event>>,
     coverages: Vec<Coverage<'h>>,
+    /// When a watch first showed this revision or a later one.
+    sightings: BTreeMap<i64, Time>,
     /// For each key its lives, by their create revision: which version was seen at which revision.
     lives: HashMap<Bytes, BTreeMap<i64, BTreeMap<i64, i64>>>,
     snapshots: BTreeMap<i64, Vec<Snapshot<'h>>>,
@@ -175,6 +177,7 @@ impl<'h> Search<'h> {
             claims: BTreeMap::new(),
             facts: BTreeMap::new(),
             coverages: history.watches.iter().filter_map(coverage).collect(),
+            sightings: sightings(history),
             lives: HashMap::new(),
             snapshots: BTreeMap::new(),
             doubted_leases: HashSet::new(),
@@ -439,8 +442,11 @@ impl<'h> Search<'h> {
     }
 
     /// Whether a request that claims no revision may take the next one.
-    fn is_free(&self, position: &Position, plan: &Plan) -> bool {
+    fn is_free(&self, position: &Position, plan: &Plan, call: Time) -> bool {
         let revision = position.model.revision + 1;
+        if self.sightings.range(revision..).next().is_some_and(|(_, seen)| call.max(position.latest_call) > *seen) {
+            return false;
+        }
         let has_place = revision <= self.last_revision && self.may_pass(position);
         has_place
             && !self.claims.contains_key(&revision)
@@ -534,10 +540,11 @@ impl<'h> Search<'h> {
         }
         let (mut likely, mut silent, mut offered) = (Vec::new(), Vec::new(), Vec::new());
         for operation in &position.window {
-            let request = &self.history.operations[*operation].request;
+            let Operation { request, call, .. } = &self.history.operations[*operation];
             if matches!(request, Request::LeaseGrant { .. } | Request::LeaseRevoke { .. }) {
                 let plan = position.model.plan(request);
-                if self.answers(*operation, &plan) && (plan.events.is_empty() || self.is_free(position, &plan)) {
+                let has_place = plan.events.is_empty() || self.is_free(position, &plan, *call);
+                if self.answers(*operation, &plan) && has_place {
                     likely.push(Choice::Answered(*operation));
                 }
             }
@@ -555,7 +562,7 @@ impl<'h> Search<'h> {
             match (plan.answer.is_ok(), plan.events.is_empty(), plan.lease) {
                 // Of requests that do the same it does not matter which, nor whether a lease ran out or was revoked.
                 (true, false, lease) if offered.contains(&(plan.events.clone(), lease)) => {}
-                (true, false, lease) if self.is_free(position, &plan) => {
+                (true, false, lease) if self.is_free(position, &plan, recorded.call) => {
                     likely.push(Choice::Unknown(place));
                     offered.push((plan.events, lease));
                 }
@@ -574,7 +581,7 @@ impl<'h> Search<'h> {
                 if self.is_missed(position, lease) {
                     silent.push(Choice::Expiry(lease));
                 }
-            } else if !offered.contains(&(plan.events.clone(), plan.lease)) && self.is_free(position, &plan) {
+            } else if !offered.contains(&(plan.events.clone(), plan.lease)) && self.is_free(position, &plan, 0) {
                 likely.push(Choice::Expiry(lease));
             }
         }
@@ -704,6 +711,24 @@ fn coverage(record: &WatchRecord) -> Option<Coverage<'_>> {
         }
     }
     Some(coverage)
+}
+
+fn sightings(history: &History) -> BTreeMap<i64, Time> {
+    let mut first: BTreeMap<i64, Time> = BTreeMap::new();
+    for (time, message) in history.watches.iter().flat_map(|record| &record.messages) {
+        if let WatchMessage::Events { events, .. } = message {
+            for event in events {
+                let seen = first.entry(event.event.mod_revision()).or_insert(*time);
+                *seen = (*seen).min(*time);
+            }
+        }
+    }
+    let mut earliest = Time::MAX;
+    for seen in first.values_mut().rev() {
+        earliest = earliest.min(*seen);
+        *seen = earliest;
+    }
+    first
 }
 
 /// When somebody first knew of a revision.

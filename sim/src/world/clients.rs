@@ -205,12 +205,13 @@ impl World {
         let forges = self.has(Bug::RenewalByFollower);
         let Some(running) = self.machines[machine].running.as_mut() else { return Ok(()) };
         let revision = running.reader.revision();
-        if forges && running.member.consensus().role() != Role::Leader {
-            if let Some(lease) = running.reader.lease(id) {
-                let reply = Reply::LeaseKeepAlive { ttl_seconds: lease.ttl_seconds };
-                self.answer(operation, Outcome::Done { revision, reply });
-                return Ok(());
-            }
+        if forges
+            && running.member.consensus().role() != Role::Leader
+            && let Some(lease) = running.reader.lease(id)
+        {
+            let reply = Reply::LeaseKeepAlive { ttl_seconds: lease.ttl_seconds };
+            self.answer(operation, Outcome::Done { revision, reply });
+            return Ok(());
         }
         let waiter = Waiter::Renewal { operation, applied: true };
         match running.member.renew_lease(now, id) {

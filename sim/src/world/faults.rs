@@ -195,7 +195,7 @@ impl World {
             // Only while those that are left and alive still are a majority.
             let alive = progress.iter().filter(|peer| !peer.is_learner && peer.is_recently_active).count();
             if state.voters.len() > 2 && alive > state.voters.len() / 2 + 1 {
-                candidates.extend(state.voters.iter().filter(|id| **id != own || self.now % 3 == 0));
+                candidates.extend(state.voters.iter().filter(|id| **id != own || self.now.is_multiple_of(3)));
             }
             let Some(id) = self.random.pick(&candidates).copied() else { return Ok(()) };
             ConfChange {

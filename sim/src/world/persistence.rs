@@ -207,7 +207,7 @@ impl World {
             return;
         }
         self.kill(machine);
-        let seed = self.random.next();
+        let seed = self.random.number();
         self.trace("power lost", machine, seed);
         let left = self.machines[machine].disk.crash(seed);
         self.machines[machine].disk = left;
