@@ -13,8 +13,8 @@ mod generations;
 use std::io;
 use std::ops::{Bound, ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use heed::types::Bytes;
 use heed::{Database, DatabaseFlags, DatabaseStat, Env, EnvFlags, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn};
@@ -80,7 +80,11 @@ impl LmdbBackend {
     /// Puts another environment in place and returns the old one, which closes when its last reader is done. Not to be
     /// called while a commit runs.
     pub fn replace(&self, generation: Generation) -> Arc<Generation> {
-        std::mem::replace(&mut *self.current.write(), Arc::new(generation))
+        self.replace_shared(Arc::new(generation))
+    }
+
+    fn replace_shared(&self, generation: Arc<Generation>) -> Arc<Generation> {
+        std::mem::replace(&mut *self.current.write(), generation)
     }
 }
 
@@ -134,8 +138,10 @@ pub struct Generation {
     /// In the order of [`Bucket::ALL`].
     databases: Vec<BucketDatabase>,
     other: BucketDatabase,
-    /// Where it lies now; LMDB needs no name after opening.
+    /// Where it was opened.
     directory: PathBuf,
+    /// Where it lies since it became the live one; LMDB needs no name after opening.
+    moved_to: OnceLock<PathBuf>,
     size_bytes: AtomicU64,
     size_in_use_bytes: AtomicU64,
     /// The first failed commit; LMDB's pages in memory may differ from those on disk after it.
@@ -170,6 +176,7 @@ impl Generation {
             databases,
             other,
             directory: directory.to_owned(),
+            moved_to: OnceLock::new(),
             size_bytes: AtomicU64::new(0),
             size_in_use_bytes: AtomicU64::new(size_in_use),
             failure: Mutex::new(None),
@@ -179,7 +186,7 @@ impl Generation {
     }
 
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.moved_to.get().unwrap_or(&self.directory)
     }
 
     /// See [`Backend::read`].
@@ -199,7 +206,7 @@ impl Generation {
         let size_in_use = self.write(batch).map_err(|error| {
             let mut error = self.error("write", error);
             // LMDB calls a write that found too little room an input/output error.
-            if let Ok(available) = available_bytes(&self.directory) {
+            if let Ok(available) = available_bytes(self.directory()) {
                 error.0 += &format!("; the disk has {available} bytes left");
             }
             *self.failure.lock() = Some(error.clone());
@@ -252,7 +259,7 @@ impl Generation {
     }
 
     fn error(&self, operation: &str, error: heed::Error) -> BackendError {
-        backend_error(operation, &self.directory, error)
+        backend_error(operation, self.directory(), error)
     }
 }
 

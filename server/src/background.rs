@@ -64,6 +64,8 @@ impl BackendThread {
     }
 
     fn commit(&mut self) -> Result<(), String> {
+        let core = Arc::clone(&self.core);
+        let gate = core.commit_gate.lock();
         // The members change under the same lock, so these are those of the position.
         let (batch, position, conf_state, members) = {
             let mut state = self.core.state();
@@ -82,6 +84,7 @@ impl BackendThread {
         self.core.note_backend_size(self.backend.size_bytes(), in_use);
         self.core.state().writer().set_backend_size(in_use);
         self.core.note_backend_commit();
+        drop(gate);
         if position.index >= self.snapshots.newest + self.snapshots.count {
             self.snapshot(position, conf_state, &members)?;
         }
@@ -123,6 +126,9 @@ impl BackendThread {
                 }
                 Err(error) => tracing::warn!(error = %error, "failed to purge files"),
             }
+        }
+        if let Ok(first) = wal::first_index(&*policy.file_system, &policy.wal_directory) {
+            self.core.turn(|member, _, _| member.consensus_mut().release_log_before(first));
         }
     }
 }

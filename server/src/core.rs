@@ -111,6 +111,8 @@ pub struct Core {
     compactions_finished: AtomicU64,
     backend_commits: AtomicU64,
     failure: OnceLock<String>,
+    /// Held while a commit is taken and made, and while another database takes the store's place.
+    pub commit_gate: Mutex<()>,
     /// Tells async tasks of a stop.
     stopped: watch::Sender<bool>,
     /// The leader's id, 0 while there is none.
@@ -156,8 +158,11 @@ pub trait Peers: Send + Sync {
     /// Entries that are no longer in memory are needed: from the first, up to but without the second.
     fn fetch_entries(&self, low: u64, high: u64);
 
-    /// A snapshot from the leader takes the place of store and log; called with both locks free of readers' work.
+    /// A snapshot from the leader takes the place of store and log. The caller holds the log and not the state.
     fn install_snapshot(&self, log: &mut Wal, position: &SnapshotPosition) -> Result<(), String>;
+
+    /// What [`Self::install_snapshot`] began is durable in the log.
+    fn snapshot_installed(&self) -> Result<(), String>;
 
     /// Members came, went or moved.
     fn membership_changed(&self);
@@ -232,6 +237,7 @@ impl Core {
             compactions_finished: AtomicU64::new(0),
             backend_commits: AtomicU64::new(0),
             failure: OnceLock::new(),
+            commit_gate: Mutex::new(()),
             stopped: watch::Sender::new(false),
             leader_seen: watch::Sender::new(0),
             ready: Mutex::new(false),
@@ -547,6 +553,10 @@ impl Core {
             self.metrics.wal_fsync_seconds.observe_duration(took);
             self.note_sync(took);
         }
+        if let (true, Some(peers)) = (persists.iter().any(|persist| persist.snapshot.is_some()), self.peers.get()) {
+            self.note_membership();
+            peers.snapshot_installed()?;
+        }
         Ok(())
     }
 
@@ -789,6 +799,19 @@ impl Core {
     pub fn note_backend_commit(&self) {
         self.backend_commits.fetch_add(1, Ordering::AcqRel);
         self.backend_committed.notify_waiters();
+    }
+
+    /// As [`Self::wait_for_backend_commit`], on a thread that may sleep; false at a stop.
+    pub fn wait_for_backend_commit_blocking(&self) -> bool {
+        let wanted = self.backend_commits() + 2;
+        while self.backend_commits() < wanted {
+            if self.is_stopping() {
+                return false;
+            }
+            self.want_backend_commit();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 
     /// Waits until the backend has everything that was applied before.

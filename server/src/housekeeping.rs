@@ -75,11 +75,21 @@ impl Housekeeping {
         }
     }
 
-    /// Tries until it is in the log.
+    /// Tries until the log says who this member is, and it has applied that. A restarted member whose attributes stand there
+    /// already waits only until it has caught up.
     async fn publish(&self) {
         loop {
-            match self.core.propose(self.attributes.clone()).await {
-                Ok(_) => {
+            let published = if self.is_published() {
+                self.core.linearize().await
+            } else {
+                // The answer may be lost with a database that takes the log's place: what it holds counts as well.
+                tokio::select! {
+                    proposed = self.core.propose(self.attributes.clone()) => proposed.map(drop),
+                    () = self.become_published() => Ok(()),
+                }
+            };
+            match published {
+                Ok(()) => {
                     return tracing::info!(
                         local_member_id = %crate::ids::to_hex(self.core.config.member_id),
                         "published local member to cluster through raft"
@@ -91,6 +101,21 @@ impl Housekeeping {
                     tokio::time::sleep(CONNECTED_CHECK).await;
                 }
             }
+        }
+    }
+
+    fn is_published(&self) -> bool {
+        let Some(set) = &self.attributes.cluster_member_attr_set else { return true };
+        let members = self.core.reader.members();
+        let (Some(member), Some(told)) = (members.members.get(&set.member_id), &set.member_attributes) else {
+            return false;
+        };
+        member.name == told.name && member.client_urls == told.client_urls
+    }
+
+    async fn become_published(&self) {
+        while !self.is_published() {
+            tokio::time::sleep(CONNECTED_CHECK).await;
         }
     }
 

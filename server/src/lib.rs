@@ -3,7 +3,7 @@
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
 //! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts
 //! and stops ([`start`], `opening`, [`embed`]); the member behind its locks ([`core`]) and its background threads
-//! ([`background`], `auto_compaction`); its peers ([`peer`], `links`, `leases`, `changes`, `housekeeping`); connection
+//! ([`background`], `auto_compaction`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`, `housekeeping`); connection
 //! threads ([`worker`], [`connection`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP
 //! pages ([`http1`]).
 //!
@@ -36,6 +36,7 @@ mod opening;
 pub mod peer;
 mod pings;
 mod services;
+mod snapshots;
 mod socket;
 pub mod start;
 pub mod urls;

@@ -14,12 +14,14 @@ use kvorum_node::limits::LOG_FETCH_BYTES_MAX;
 use kvorum_node::{LogEntry, SnapshotPosition};
 use kvorum_store::{Member, ReadError};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use crate::cluster::versions::Versions;
 use crate::core::{Core, Peers};
 use crate::metrics::PeerMetrics;
 use crate::peer::contract::{HASH_COMPACTED, HASH_FUTURE};
 use crate::peer::{Answer, LeaseRefusal, PeerAnswers, PeerEvents, PeerTransport};
+use crate::snapshots::Snapshots;
 use crate::{ETCD_VERSION, STORAGE_VERSION};
 use crate::{changes, leases};
 
@@ -37,10 +39,16 @@ pub struct Links {
     known: Mutex<BTreeMap<u64, Vec<String>>>,
     fetching: AtomicBool,
     removed: AtomicBool,
+    snapshots: Snapshots,
 }
 
 impl Links {
-    pub fn new(core: &Arc<Core>, file_system: Arc<dyn FileSystem>, wal_directory: PathBuf) -> Arc<Self> {
+    pub fn new(
+        core: &Arc<Core>,
+        file_system: Arc<dyn FileSystem>,
+        wal_directory: PathBuf,
+        snapshots: Snapshots,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             core: Arc::downgrade(core),
@@ -50,6 +58,7 @@ impl Links {
             known: Mutex::default(),
             fetching: AtomicBool::new(false),
             removed: AtomicBool::new(false),
+            snapshots,
         })
     }
 
@@ -147,10 +156,22 @@ impl Peers for Links {
         }
     }
 
-    fn send_snapshot(&self, message: raftpb::Message) {
-        let Some(core) = self.core.upgrade() else { return };
+    fn send_snapshot(&self, mut message: raftpb::Message) {
+        let (Some(core), Some(links)) = (self.core.upgrade(), self.me.upgrade()) else { return };
         let to = message.to.unwrap_or(0);
-        core.turn(|member, _, _| member.consensus_mut().report_snapshot(to, false));
+        let report = Arc::clone(&core);
+        let body = move || match (links.snapshots.export(&core, &mut message), links.transport.get()) {
+            (Ok(source), Some(transport)) => transport.send_snapshot(message, source),
+            (exported, _) => {
+                if let Err(reason) = exported {
+                    tracing::warn!(reason = %reason, to = %crate::ids::to_hex(to), "failed to send database snapshot");
+                }
+                core.turn(|member, _, _| member.consensus_mut().report_snapshot(to, false));
+            }
+        };
+        if std::thread::Builder::new().name("snapshot-sender".to_owned()).spawn(body).is_err() {
+            report.turn(|member, _, _| member.consensus_mut().report_snapshot(to, false));
+        }
     }
 
     fn fetch_entries(&self, low: u64, high: u64) {
@@ -164,8 +185,15 @@ impl Peers for Links {
         }
     }
 
-    fn install_snapshot(&self, _log: &mut Wal, _position: &SnapshotPosition) -> Result<(), String> {
-        Err("snapshots from peers are not taken in yet".to_owned())
+    fn install_snapshot(&self, log: &mut Wal, position: &SnapshotPosition) -> Result<(), String> {
+        let core = self.core.upgrade().ok_or("the member stops")?;
+        self.snapshots.install(&core, log, position)
+    }
+
+    fn snapshot_installed(&self) -> Result<(), String> {
+        self.snapshots.forget_mark()?;
+        self.reconcile();
+        Ok(())
     }
 
     fn membership_changed(&self) {
@@ -189,8 +217,21 @@ impl PeerEvents for Links {
         }
     }
 
-    fn receive_snapshot(&self, message: raftpb::Message, database: PathBuf) {
-        drop((message, database));
+    fn receive_snapshot(&self, message: raftpb::Message, database: PathBuf) -> Answer<Result<(), String>> {
+        let (sender, receiver) = oneshot::channel();
+        if let (Some(core), Some(links)) = (self.core.upgrade(), self.me.upgrade()) {
+            let body = move || {
+                let imported = links.snapshots.import(&core, message, &database);
+                if let Err(error) = links.file_system.remove_file(&database) {
+                    tracing::warn!(path = %database.display(), error = %error, "failed to remove a received database");
+                }
+                // A sender that gave up asks again if it still has to.
+                sender.send(imported).ok();
+            };
+            // Without the thread the sender is dropped, which says so.
+            drop(std::thread::Builder::new().name("snapshot-receiver".to_owned()).spawn(body));
+        }
+        Box::pin(async { receiver.await.unwrap_or_else(|_| Err("the member stops".to_owned())) })
     }
 
     fn is_removed(&self, member_id: u64) -> bool {

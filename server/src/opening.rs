@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use kvorum_api::raftpb;
 use kvorum_disk::lmdb::{LmdbBackend, LmdbOptions};
 use kvorum_disk::snap::SnapDirectory;
-use kvorum_disk::wal::{HardState as WalHardState, Recovered, Wal, WalMetadata, WalOptions};
+use kvorum_disk::wal::{HardState as WalHardState, Recovered, Wal, WalMetadata, WalOptions, WalSnapshot};
 use kvorum_disk::{DiskError, FileSystem, RealFileSystem, Reopened, create_durable_directories};
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::Member;
@@ -85,7 +85,7 @@ pub fn open(config: &Config) -> Result<Opened, StartError> {
         kvorum_store::open(store_config, store_backend).map_err(|error| StartError::new("opening the store", error))?;
     check_membership(&reader, config)?;
     let newest_snapshot = log.snapshot.0;
-    let start = log.into_start(&restored, config)?;
+    let start = log.into_start(&restored, config, &backend)?;
     let consensus_config = ConsensusConfig {
         member_id: start.metadata.node_id,
         election_ticks: clamp(config.election_ticks()).max(2),
@@ -94,8 +94,7 @@ pub fn open(config: &Config) -> Result<Opened, StartError> {
     };
     let consensus = Consensus::new(&consensus_config, start.start).map_err(|error| StartError::new("raft", error))?;
     let ids = Arc::new(RequestIds::new(start.metadata.node_id, unix_milliseconds()));
-    let checkpoint_interval = u64::try_from(config.lease_checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
-    let mut leases = LeaseTimers::new(config.feature_gates.lease_checkpoint.then_some(checkpoint_interval));
+    let mut leases = LeaseTimers::new(checkpoint_interval(config));
     for lease in &restored.leases {
         leases.insert(0, lease.id, lease.ttl_seconds, lease.remaining_ttl_seconds);
     }
@@ -138,6 +137,12 @@ pub fn open(config: &Config) -> Result<Opened, StartError> {
         compaction_pending: restored.compaction_pending,
         introduced,
     })
+}
+
+/// Milliseconds between checkpoints of a lease; `None` if the gate LeaseCheckpoint is closed.
+pub fn checkpoint_interval(config: &Config) -> Option<u64> {
+    let interval = u64::try_from(config.lease_checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
+    config.feature_gates.lease_checkpoint.then_some(interval)
 }
 
 /// What a member that comes back must find, as etcd demands: no more learners than allowed, and a cluster that is not newer
@@ -224,13 +229,19 @@ struct Formed {
 
 /// Asks flags and peers. Blocks for as long as the peers may take.
 fn form(config: &Config, logged: Option<Logged>) -> Result<Formed, StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| StartError::new("discovery failed", error))?;
-    let forming = runtime
-        .block_on(forming::form(config, logged, &HttpPeers, &SystemResolver))
-        .map_err(|error| StartError::new("discovery failed", error))?;
+    // On a thread of its own: whoever starts a member may itself be on a runtime.
+    let failed = |error: &dyn std::fmt::Display| StartError::new("discovery failed", error);
+    let asked = std::thread::scope(|scope| {
+        let ask = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok::<_, std::io::Error>(runtime.block_on(forming::form(config, logged, &HttpPeers, &SystemResolver)))
+        };
+        scope.spawn(ask).join()
+    });
+    let forming = asked
+        .map_err(|_| failed(&"the thread that asked the others panicked"))?
+        .map_err(|error| failed(&error))?
+        .map_err(|error| failed(&error))?;
     Ok(match forming {
         Forming::New { cluster_id, member_id, members } => {
             let founder = |member: kvorum_store::Member| BootstrapMember {
@@ -287,7 +298,12 @@ fn reopen_log(
 }
 
 impl Log {
-    fn into_start(mut self, restored: &Restored, config: &Config) -> Result<StartedLog, StartError> {
+    fn into_start(
+        mut self,
+        restored: &Restored,
+        config: &Config,
+        backend: &LmdbBackend,
+    ) -> Result<StartedLog, StartError> {
         let Some(recovered) = self.recovered.take() else {
             if restored.consistent_index > 0 {
                 return Err(StartError(format!(
@@ -303,16 +319,35 @@ impl Log {
             return Ok(StartedLog { metadata: self.metadata, wal: self.wal, start });
         };
         let WalHardState { term, vote, commit } = recovered.hard_state;
-        let log = RecoveredLog {
+        let mut log = RecoveredLog {
             hard_state: HardState { term, vote, commit },
             snapshot: self.snapshot,
             conf_state: std::mem::take(&mut self.snapshot_conf_state),
             entries: recovered.entries,
         };
+        if backend.has_received_mark() {
+            self.record_received(&mut log, restored)?;
+            backend.clear_received_mark().map_err(|error| StartError::new("backend", error))?;
+        }
         match kvorum_node::restart(log, restored).map_err(StartError)? {
             Restart::From(start) => Ok(StartedLog { metadata: self.metadata, wal: self.wal, start }),
             Restart::FoundAgain => self.found_again(config),
         }
+    }
+
+    /// A database of the leader's took the store's place, and the stop came before the log knew.
+    fn record_received(&mut self, log: &mut RecoveredLog, restored: &Restored) -> Result<(), StartError> {
+        let Some((position, hard_state)) = log.begin_behind(restored).map_err(StartError)? else { return Ok(()) };
+        let record = WalSnapshot { index: position.index, term: position.term, conf_state: Some(position.conf_state) };
+        let hard_state = WalHardState { term: hard_state.term, vote: hard_state.vote, commit: hard_state.commit };
+        let written = self
+            .wal
+            .save_snapshot(&record)
+            .and_then(|_| self.wal.append(&[], Some(&hard_state)))
+            .and_then(|_| self.wal.sync());
+        written.map_err(|error| StartError::new("write-ahead log", error))?;
+        tracing::info!(snapshot_index = position.index, "Recovering from snapshot backend");
+        Ok(())
     }
 
     /// See [`Restart::FoundAgain`]. Flags that name another member are those of one that joins and had not heard from the

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use kvorum_api::etcdserverpb::InternalRaftRequest;
 use kvorum_api::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
-use kvorum_disk::RealFileSystem;
+use kvorum_disk::{LmdbBackend, RealFileSystem, SnapDirectory};
 use kvorum_store::Backend;
 use parking_lot::Mutex;
 use tracing::info;
@@ -23,8 +23,9 @@ use crate::database::Databases;
 use crate::housekeeping::Housekeeping;
 use crate::links::Links;
 use crate::metrics::Metrics;
-use crate::opening::{Opened, open};
+use crate::opening::{Opened, checkpoint_interval, open};
 use crate::peer::{PeerAnswers, PeerConfig, PeerEvents, PeerTransport};
+use crate::snapshots::Snapshots;
 use crate::urls::Url;
 use crate::watch::WatchPublisher;
 use crate::worker_thread::{self, WorkerOptions};
@@ -89,7 +90,9 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     ));
     core.note_backend_size(opened.backend.size_bytes(), opened.backend.size_in_use_bytes());
     core.state().writer().set_backend_size(opened.backend.size_in_use_bytes());
-    let links = Links::new(&core, Arc::clone(&opened.snapshots.file_system), opened.snapshots.wal_directory.clone());
+    let snapshots = snapshots(config, &opened.backend)?;
+    let file_system = Arc::clone(&opened.snapshots.file_system);
+    let links = Links::new(&core, file_system, opened.snapshots.wal_directory.clone(), snapshots);
     core.set_peers(Arc::clone(&links) as Arc<dyn Peers>);
     core.settle(std::iter::empty());
     let transport = start_transport(config, &core, &links, peer_listeners)?;
@@ -163,6 +166,20 @@ fn core_config(config: &Config, opened: &Opened) -> CoreConfig {
         backend_batch_limit: clamp(config.backend_batch_limit).max(1),
         feature_gates: config.feature_gates.listed().collect(),
     }
+}
+
+fn snapshots(config: &Config, backend: &Arc<LmdbBackend>) -> Result<Snapshots, StartError> {
+    let directory = SnapDirectory::open(Arc::new(RealFileSystem), &config.snapshot_dir())
+        .map_err(|error| StartError::new("snapshot files", error))?;
+    Ok(Snapshots {
+        backend: Arc::clone(backend),
+        file_system: Arc::new(RealFileSystem),
+        folder: config.snapshot_dir(),
+        directory,
+        lease_checkpoint_interval_milliseconds: checkpoint_interval(config),
+        receiving: AtomicBool::new(false),
+        prepared: Mutex::new(None),
+    })
 }
 
 fn start_transport(

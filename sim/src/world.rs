@@ -584,6 +584,7 @@ fn new_machine(id: u64, founders: &[BootstrapMember], random: &mut Random, optio
         disk: Default::default(),
         backend: Arc::default(),
         staged: BTreeMap::new(),
+        has_received_mark: false,
         drift: random.below(2 * DRIFT_MAX) as i64 - DRIFT_MAX as i64,
         calendar_offset: 0,
         start: 0,

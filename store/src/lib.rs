@@ -43,7 +43,7 @@ pub use kv::range::{Progress, RangeCursor};
 pub use kv::read_txn::{ReadTxnJob, TxnStep};
 pub use lease::LeaseInfo;
 pub use member::{Downgrade, Member, MemberChange, Membership, members_from_json, members_to_json};
-pub use open::{Restored, RestoredLease, StoreConfig, open};
+pub use open::{Received, Restored, RestoredLease, StoreConfig, open};
 pub use reader::{Reader, Statistics};
 pub use reply::{Header, OpReply, RangeReply, Reply, TxnReply};
 pub use revision::{KvBytes, Revision};

@@ -98,10 +98,13 @@ impl Writer {
     /// state. A read that began before and needs what the received state has compacted fails as compacted; all others give
     /// the same answer as before, since both states are of one history.
     ///
-    /// What the caller must do: see that no commit is under way and none that was taken before is made afterwards; replace
-    /// what it keeps of leases by [`Restored::leases`]; call [`Self::compaction_step`] if a compaction is pending; and
-    /// treat all watchers as behind (as etcd does): each goes on from the revision after the last it was told of, with
-    /// [`Reader::history`], which says when that is compacted. No event of what was skipped is published.
+    /// What the caller must do:
+    /// - see that no commit is under way, and that none that was taken before is made afterwards;
+    /// - replace what it keeps of leases by [`Restored::leases`], and its backend's sizes;
+    /// - call [`Self::compaction_step`] if a compaction is pending;
+    /// - treat all watchers as behind, as etcd does: each goes on from the revision after the last it was told of, with
+    ///   [`Reader::history`], which says when that is compacted. No event of what was skipped is published, so whoever
+    ///   publishes events begins anew at the revision after [`Reader::revision`].
     ///
     /// Old and new index are in memory at the same time.
     ///
@@ -114,7 +117,22 @@ impl Writer {
         received: &dyn Backend,
         switch: impl FnOnce() -> Result<(), BackendError>,
     ) -> Result<Restored, OpenError> {
-        let loaded = Loaded::read(&self.config, received)?;
+        let received = Received::read(&self.config, received)?;
+        self.install(received, switch)
+    }
+
+    /// What [`Received::read`] is to be given.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// As [`Self::restore`], of a store that was read before: this takes no longer than `switch`.
+    pub fn install(
+        &mut self,
+        received: Received,
+        switch: impl FnOnce() -> Result<(), BackendError>,
+    ) -> Result<Restored, OpenError> {
+        let loaded = received.0;
         let applied = loaded.applied();
         if applied.index < self.applied.index {
             return Err(OpenError::Behind { received: applied.index, applied: self.applied.index });
@@ -131,6 +149,20 @@ impl Writer {
         self.size_in_use_bytes = shared.backend.size_in_use_bytes();
         begin_auth(self)?;
         Ok(restored)
+    }
+}
+
+/// A store read into memory from a backend that is to become the live one. Reading takes a while and needs no writer.
+pub struct Received(Loaded);
+
+impl Received {
+    pub fn read(config: &StoreConfig, backend: &dyn Backend) -> Result<Self, OpenError> {
+        Ok(Self(Loaded::read(config, backend)?))
+    }
+
+    /// The last entry whose effects are in it.
+    pub fn applied(&self) -> Position {
+        self.0.applied()
     }
 }
 

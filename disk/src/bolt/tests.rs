@@ -199,6 +199,49 @@ fn the_newer_whole_meta_page_counts() {
 
 const HEADER_OFFSET_OF_ROOT: usize = format::HEADER_BYTES + 16;
 
+/// A file whose freelist says what `pages` says, in a page behind all others, and that has `unused` more pages.
+fn with_freelist(long: bool, pages: &[u64], unused: u64) -> Vec<u8> {
+    let mut file = inline_bucket();
+    let freelist = 3 + unused;
+    file.resize(freelist as usize * 4096, 0);
+    let count = if long { format::FREELIST_LONG } else { pages.len() as u16 };
+    let mut page = Vec::new();
+    Header { id: freelist, flags: format::FREELIST, count, overflow: 0 }.write(&mut page);
+    if long {
+        page.extend((pages.len() as u64).to_le_bytes());
+    }
+    page.extend(pages.iter().flat_map(|page| page.to_le_bytes()));
+    page.resize(4096, 0);
+    file.extend(page);
+    let meta = Meta { page_bytes: 4096, root: 2, sequence: 0, freelist, page_count: freelist + 1, transaction: 6 };
+    file[..4096].copy_from_slice(&meta.page());
+    file
+}
+
+#[test]
+fn every_page_is_used_or_free_and_not_both() {
+    for long in [false, true] {
+        let walked = |pages: &[u64]| {
+            read(&file_system_with(&with_freelist(long, pages, 2))).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(walked(&[3, 4]), Ok(()));
+        for (pages, reason) in [
+            (&[3][..], "page 4: neither used nor free"),
+            (&[3, 4, 2], "page 2: used and free"),
+            (&[3, 4, 5], "page 5: used and free"),
+            (&[3, 4, 4], "page 5: page 4 cannot be free, or is twice"),
+            (&[3, 4, 1], "page 5: page 1 cannot be free, or is twice"),
+            (&[3, 4, 6], "page 5: page 6 cannot be free, or is twice"),
+        ] {
+            let error = walked(pages).expect_err(reason);
+            assert!(error.ends_with(reason), "{error}");
+        }
+    }
+    let mut many = with_freelist(true, &[3, 4], 2);
+    many[5 * 4096 + 16..][..8].copy_from_slice(&600_u64.to_le_bytes());
+    assert!(read(&file_system_with(&many)).unwrap_err().to_string().contains("more free pages"));
+}
+
 #[test]
 fn a_snapshot_ends_with_its_digest() {
     let file_system = SimulatedFileSystem::new();

@@ -4,6 +4,12 @@
 //! counts. A new one is built as `<backend>.<n>.tmp`, made durable, and then renamed: that one rename is the change, so a
 //! crash leaves the old environment or the new one, never a mixture. What lies beside the highest is removed, right after
 //! the change or by the next start.
+//!
+//! A member that takes over a received database does, in this order: [`LmdbBackend::prepare`], on any thread, while
+//! everything goes on; then, with no commit under way, [`kvorum_store::Writer::restore`] with
+//! [`PreparedGeneration::received`], in whose switch it calls [`LmdbBackend::switch`]; then, with no lock held,
+//! [`RetiredGeneration::remove`]. It keeps the received file until the switch is done: a start that finds the log beginning
+//! behind the backend's consistent index takes the file in again.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,22 +21,36 @@ use super::exchange::{ExchangeError, import_bolt};
 use super::{DATA_FILE, Generation, LmdbBackend, LmdbOptions};
 use crate::bolt::BoltFile;
 use crate::file::RealFileSystem;
-use crate::{DiskError, FileSystem};
+use crate::{DiskError, FileSystem, OpenMode};
 
 const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// An empty file beside an environment that came from another member and that the log may not know of.
+const RECEIVED_MARK: &str = "received";
 
 /// A new environment, whole and durable, that is not live yet. Dropped without [`LmdbBackend::switch`] it is removed.
 pub struct PreparedGeneration {
     /// None: it became the live one.
-    generation: Option<Generation>,
+    generation: Option<Arc<Generation>>,
     pub(super) temporary: PathBuf,
     pub(super) target: PathBuf,
 }
 
 impl PreparedGeneration {
     /// For [`kvorum_store::Writer::restore`], which reads it before it becomes the live one.
-    pub fn generation(&self) -> &Generation {
-        self.generation.as_ref().expect("it is taken by the switch only, which takes all")
+    pub fn received(&self) -> Arc<Generation> {
+        Arc::clone(self.generation.as_ref().expect("it is taken by the switch only, which takes all"))
+    }
+}
+
+impl PreparedGeneration {
+    /// Marks it as received from another member: the mark stays with it when it becomes the live one, until
+    /// [`LmdbBackend::clear_received_mark`].
+    pub fn mark_received(&self) -> Result<(), BackendError> {
+        let path = self.temporary.join(RECEIVED_MARK);
+        let file = RealFileSystem.open(&path, OpenMode::CreateEmpty).map_err(|cause| failed("create", &path, cause))?;
+        file.sync_all().map_err(|cause| failed("sync", &path, cause))?;
+        RealFileSystem.sync_directory(&self.temporary).map_err(|cause| failed("sync", &self.temporary, cause))
     }
 }
 
@@ -76,7 +96,7 @@ impl LmdbBackend {
         let temporary = PathBuf::from(temporary);
         remove_if_present(&temporary)?;
         match import_bolt(file, &temporary, self.options) {
-            Ok(generation) => Ok(PreparedGeneration { generation: Some(generation), temporary, target }),
+            Ok(generation) => Ok(PreparedGeneration { generation: Some(Arc::new(generation)), temporary, target }),
             Err(error) => {
                 // The error that stopped it tells more; the next start removes what stays.
                 drop(RealFileSystem.remove_directory(&temporary));
@@ -92,10 +112,26 @@ impl LmdbBackend {
         RealFileSystem
             .rename(&prepared.temporary, &prepared.target)
             .map_err(|cause| failed("rename", &prepared.temporary, cause))?;
-        let mut generation = prepared.generation.take().expect("it is taken here only");
-        generation.directory.clone_from(&prepared.target);
+        let generation = prepared.generation.take().expect("it is taken here only");
+        generation.moved_to.set(prepared.target.clone()).expect("it is moved once");
         sync_parent(&prepared.target, self.options)?;
-        Ok(RetiredGeneration { generation: self.replace(generation), options: self.options })
+        Ok(RetiredGeneration { generation: self.replace_shared(generation), options: self.options })
+    }
+}
+
+impl LmdbBackend {
+    /// Whether the live environment was received from another member and nobody has said since that the log knows of it.
+    pub fn has_received_mark(&self) -> bool {
+        self.generation().directory().join(RECEIVED_MARK).exists()
+    }
+
+    /// The log knows of the live environment.
+    pub fn clear_received_mark(&self) -> Result<(), BackendError> {
+        let path = self.generation().directory().join(RECEIVED_MARK);
+        match RealFileSystem.remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|cause| failed("remove", &path, cause)),
+        }
     }
 }
 

@@ -100,6 +100,7 @@ fn the_drawn_bytes_are_written() {
     let metadata = WalMetadata { node_id: 1, cluster_id: 2 };
     let mut wal = Wal::create(Arc::new(disk.clone()), &directory(), metadata, WalOptions::default()).unwrap();
     wal.append(&[entry(1, 1, b"data")], Some(&HardState { term: 1, vote: 1, commit: 0 })).unwrap();
+    // The snapshot counts with the commit index that covers it, so that follows.
     wal.save_snapshot(&WalSnapshot { index: 1, term: 1, conf_state: Some(conf_state()) }).unwrap();
     let written = read(&disk, wal.segment_path());
     let drawn = [
@@ -296,7 +297,7 @@ fn a_snapshot_brings_the_commit_it_needs_to_count() {
     drop(wal);
     let disk = disk.crash(1);
     let known = valid_snapshot_entries(&disk, &directory()).unwrap();
-    assert_eq!(known.last().map(|known| known.index), Some(index));
+    assert_eq!(known.last().map(|known| (known.index, known.term)), Some((index, 1)));
     let (_, recovered) = Wal::open(Arc::new(disk), &directory(), &snapshot, small_segments()).unwrap();
     assert_eq!(recovered.hard_state, HardState { term: 1, vote: 1, commit: index });
 }

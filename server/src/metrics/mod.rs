@@ -23,6 +23,9 @@ const APPLY_BUCKETS: &[f64] = &[
     0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048, 0.4096, 0.8192,
     1.6384, 3.2768, 6.5536, 13.1072, 26.2144, 52.4288,
 ];
+/// `10ms * 2^n`, 17 buckets: etcd's for copies of the database.
+const COPY_BUCKETS: &[f64] =
+    &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36];
 /// `1ms * 2^n` in milliseconds, 13 buckets: etcd's for pauses of a compaction.
 const PAUSE_BUCKETS: &[f64] = &[1., 2., 4., 8., 16., 32., 64., 128., 256., 512., 1024., 2048., 4096.];
 /// `100ms * 2^n` in milliseconds, 14 buckets: etcd's for whole compactions.
@@ -127,6 +130,8 @@ metrics! {
     watcher_total: Gauge = "etcd_debugging_mvcc_watcher_total" as gauge;
     /// Seconds of commits of the backend.
     backend_commit_seconds: Histogram(DISK_BUCKETS) = "etcd_disk_backend_commit_duration_seconds" as histogram;
+    /// Seconds of copies of the database, from the first byte written to the last byte sent.
+    backend_snapshot_seconds: Histogram(COPY_BUCKETS) = "etcd_disk_backend_snapshot_duration_seconds" as histogram;
     /// Seconds of syncs of the write-ahead log.
     wal_fsync_seconds: Histogram(DISK_BUCKETS) = "etcd_disk_wal_fsync_duration_seconds" as histogram;
     /// Bytes written to the write-ahead log.

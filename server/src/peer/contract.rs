@@ -20,7 +20,9 @@ pub trait PeerEvents: Send + Sync + 'static {
 
     /// A `MsgSnap`, with its database: a complete file in the snapshot folder, `<16 hexadecimal digits of the
     /// index>.snap.db`, durable.
-    fn receive_snapshot(&self, message: raftpb::Message, database: PathBuf);
+    ///
+    /// Answers when the database is the store, or why it is not; the sender waits for it. The file is the member's.
+    fn receive_snapshot(&self, message: raftpb::Message, database: PathBuf) -> Answer<Result<(), String>>;
 
     /// Whether the member was removed from the cluster for good.
     fn is_removed(&self, member_id: u64) -> bool;

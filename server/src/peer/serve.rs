@@ -302,8 +302,17 @@ async fn receive_database(shared: &Arc<Shared>, body: &mut Incoming) -> Result<(
         incoming_snapshot_size_bytes = bytes,
         "received and saved database snapshot"
     );
-    shared.events.receive_snapshot(message, path);
-    Ok(())
+    // The sender goes on when it is answered: what comes next fits only behind the database.
+    shared.events.receive_snapshot(message, path).await.map_err(|reason| {
+        tracing::warn!(
+            local_member_id = local.as_str(),
+            remote_snapshot_sender_id = from.as_str(),
+            incoming_snapshot_index = index,
+            reason,
+            "did not take in a database snapshot"
+        );
+        Box::new(failure(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to apply KV snapshot ({reason})")))
+    })
 }
 
 async fn receive_envelope(body: &mut Incoming) -> Result<(Message, bytes::BytesMut), String> {

@@ -38,7 +38,10 @@ pub async fn serve(worker: &Rc<Worker>, call: Call, mut messages: MessageReader,
     let Some(mut stream) = respond.stream() else {
         return metrics.handled(GrpcMethod::Snapshot, GrpcCode::CANCELED);
     };
-    match send(worker, call, &mut stream).await {
+    let began = Instant::now();
+    let sent = send(worker, call, &mut stream).await;
+    worker.core.metrics.backend_snapshot_seconds.observe_duration(began.elapsed());
+    match sent {
         Ok(()) => {
             metrics.handled(GrpcMethod::Snapshot, GrpcCode::OK);
             stream.finish(Ok(()));

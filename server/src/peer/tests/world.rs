@@ -72,8 +72,9 @@ impl PeerEvents for Recorder {
         self.change(|notes| notes.messages.push(message));
     }
 
-    fn receive_snapshot(&self, message: Message, database: PathBuf) {
+    fn receive_snapshot(&self, message: Message, database: PathBuf) -> Answer<Result<(), String>> {
         self.change(|notes| notes.snapshots.push((message, database)));
+        Box::pin(async { Ok(()) })
     }
 
     fn is_removed(&self, member_id: u64) -> bool {
