@@ -34,6 +34,11 @@ impl World {
         for persist in &persists {
             if let Some(position) = &persist.snapshot {
                 self.install(machine, position.index)?;
+                // The moment in which store and log disagree is short; it is made to count.
+                if !self.is_calm && self.random.chance(150) {
+                    self.lose_power(machine);
+                    return Ok(());
+                }
             }
             let running = self.running(machine);
             running.note_persist(persist);
