@@ -6,6 +6,7 @@
 //! | variable | meaning | else |
 //! |---|---|---|
 //! | `KVORUM_TEST_SERVER` | path of an etcd-compatible server to test | the workspace's `kvorum`, built |
+//! | `KVORUM_TEST_ETCD` | path of a real etcd | `etcd` from the path |
 //! | `KVORUM_REQUIRE_TOOLS` | 1: a missing tool (`etcdctl`, Go) fails its tests | they are skipped |
 //! | `KVORUM_DIFF_SEED` | seed of the requests and of the first hashed history | fixed |
 //! | `KVORUM_DIFF_REQUESTS` | how many requests | 20,000 |

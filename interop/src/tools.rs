@@ -11,6 +11,9 @@ pub const REQUIRE: &str = "KVORUM_REQUIRE_TOOLS";
 /// Path of an etcd-compatible binary to test instead of the workspace's `kvorum`.
 pub const SERVER: &str = "KVORUM_TEST_SERVER";
 
+/// Path of a real etcd, for tests that need one as a program of its own.
+pub const ETCD: &str = "KVORUM_TEST_ETCD";
+
 /// Gives the tool, or prints why the test is skipped.
 ///
 /// # Panics
@@ -54,6 +57,14 @@ fn build_kvorum() -> Result<PathBuf, String> {
     build.env("CARGO_TARGET_DIR", target_folder());
     run(&mut build).expect("the server must build");
     Ok(profile_folder().join("kvorum"))
+}
+
+/// An etcd server as a program: [`ETCD`], or `etcd` from the path.
+pub fn etcd() -> Result<PathBuf, String> {
+    match std::env::var_os(ETCD) {
+        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
+        _ => on_path("etcd").ok_or_else(|| format!("etcd not installed and {ETCD} names none")),
+    }
 }
 
 /// `etcdctl` from the path.

@@ -14,6 +14,7 @@ use kvorum_api::etcdserverpb::{
 use kvorum_api::{EtcdError, raftpb};
 use kvorum_store::{
     Applied, ApplyError, ApplyFailure, Effects, EventBatch, LeaseChange, MemberChange, Position, Reply, Writer,
+    decode_request,
 };
 use prost::Message;
 use serde::Deserialize;
@@ -438,7 +439,7 @@ impl<W> Member<W> {
         data: &Bytes,
         turn: &mut Turn<W>,
     ) -> Result<(), MemberFailure> {
-        let request = InternalRaftRequest::decode(data.clone()).map_err(|error| failure(position, error))?;
+        let request = decode_request(data).map_err(|error| failure(position, error))?;
         let outcome = self.writer.apply(position, &request, &mut self.effects).map_err(MemberFailure::Apply)?;
         turn.events.append(&mut self.effects.events);
         turn.compaction_scheduled |= std::mem::take(&mut self.effects.compaction_scheduled);

@@ -63,7 +63,7 @@ impl Housekeeping {
         let members = self.core.reader.members().members.len();
         let until = tokio::time::Instant::now() + CONNECTED_WAIT_MAX;
         while tokio::time::Instant::now() < until && self.core.leader() == 0 {
-            let active = self.links.transport().map_or(0, crate::peer::PeerTransport::active_peers);
+            let active = self.links.transport().map_or(0, |transport| transport.active_peers());
             if let Some(ticks) = ticks_to_skip(members, active, election_ticks, allowed) {
                 return self.core.turn(|member, _, _| {
                     if member.consensus().leader() == 0 {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kvorum_api::etcdserverpb::{HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, ResponseHeader};
@@ -13,7 +13,7 @@ use kvorum_disk::{FileSystem, Wal, wal};
 use kvorum_node::limits::LOG_FETCH_BYTES_MAX;
 use kvorum_node::{LogEntry, SnapshotPosition};
 use kvorum_store::{Member, ReadError};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use crate::cluster::versions::Versions;
@@ -32,7 +32,8 @@ const REMOVED_GRACE: Duration = Duration::from_secs(1);
 pub struct Links {
     me: Weak<Links>,
     core: Weak<Core>,
-    transport: OnceLock<PeerTransport>,
+    /// `None` before the start and after the stop: the transport holds the links.
+    transport: RwLock<Option<PeerTransport>>,
     file_system: Arc<dyn FileSystem>,
     wal_directory: PathBuf,
     /// Peers the transport knows, with their URLs.
@@ -52,7 +53,7 @@ impl Links {
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             core: Arc::downgrade(core),
-            transport: OnceLock::new(),
+            transport: RwLock::new(None),
             file_system,
             wal_directory,
             known: Mutex::default(),
@@ -72,17 +73,25 @@ impl Links {
             }
             self.known.lock().insert(member.id, member.peer_urls.clone());
         }
-        assert!(self.transport.set(transport).is_ok(), "the transport is set once");
+        *self.transport.write() = Some(transport);
         self.reconcile();
     }
 
-    pub fn transport(&self) -> Option<&PeerTransport> {
-        self.transport.get()
+    pub fn transport(&self) -> Option<PeerTransport> {
+        self.transport.read().clone()
+    }
+
+    /// Ends all traffic with other members, for good.
+    pub fn close(&self) {
+        let transport = self.transport.write().take();
+        if let Some(transport) = transport {
+            transport.stop();
+        }
     }
 
     /// Makes the transport's peers those of the membership.
     fn reconcile(&self) {
-        let (Some(core), Some(transport)) = (self.core.upgrade(), self.transport.get()) else { return };
+        let (Some(core), Some(transport)) = (self.core.upgrade(), self.transport()) else { return };
         let own = core.config.member_id;
         let membership = core.reader.members();
         let mut known = self.known.lock();
@@ -151,7 +160,7 @@ fn log_entry(entry: raftpb::Entry) -> Option<LogEntry> {
 
 impl Peers for Links {
     fn send(&self, messages: Vec<raftpb::Message>) {
-        if let Some(transport) = self.transport.get() {
+        if let Some(transport) = self.transport() {
             transport.send(messages);
         }
     }
@@ -160,7 +169,7 @@ impl Peers for Links {
         let (Some(core), Some(links)) = (self.core.upgrade(), self.me.upgrade()) else { return };
         let to = message.to.unwrap_or(0);
         let report = Arc::clone(&core);
-        let body = move || match (links.snapshots.export(&core, &mut message), links.transport.get()) {
+        let body = move || match (links.snapshots.export(&core, &mut message), links.transport()) {
             (Ok(source), Some(transport)) => transport.send_snapshot(message, source),
             (exported, _) => {
                 if let Err(reason) = exported {
@@ -201,12 +210,12 @@ impl Peers for Links {
     }
 
     fn up_milliseconds(&self, member_id: u64) -> Option<u64> {
-        let since = self.transport.get()?.active_since(member_id)?;
+        let since = self.transport()?.active_since(member_id)?;
         Some(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     fn metrics(&self) -> Vec<Arc<PeerMetrics>> {
-        self.transport.get().map(PeerTransport::metrics).unwrap_or_default()
+        self.transport().map(|transport| transport.metrics()).unwrap_or_default()
     }
 }
 

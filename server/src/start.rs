@@ -25,6 +25,7 @@ use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::opening::{Opened, checkpoint_interval, open};
 use crate::peer::{PeerAnswers, PeerConfig, PeerEvents, PeerTransport};
+use crate::scheduling;
 use crate::snapshots::Snapshots;
 use crate::urls::Url;
 use crate::watch::WatchPublisher;
@@ -58,7 +59,7 @@ pub struct Running {
     others: Vec<JoinHandle<()>>,
     backend: Option<JoinHandle<()>>,
     last_commit: Arc<AtomicBool>,
-    transport: PeerTransport,
+    links: Arc<Links>,
 }
 
 /// Starts a member and returns when it serves. The configuration must be valid. A member of a cluster serves once a
@@ -96,7 +97,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     core.set_peers(Arc::clone(&links) as Arc<dyn Peers>);
     core.settle(std::iter::empty());
     let transport = start_transport(config, &core, &links, peer_listeners)?;
-    links.set_transport(transport.clone(), &opened.introduced);
+    links.set_transport(transport, &opened.introduced);
     let is_alone = core.state().consensus().is_single_voter();
     if is_alone {
         lead(&core, config, &client_urls)?;
@@ -122,12 +123,18 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         others: Vec::new(),
         backend: Some(spawn("backend", move || backend.run())?),
         last_commit,
-        transport,
+        links: Arc::clone(&links),
     };
     let raft_core = Arc::clone(&core);
-    running.raft = Some(spawn("raft", move || raft_core.run_raft_thread())?);
+    running.raft = Some(spawn("raft", move || {
+        scheduling::prefer_short_slices();
+        raft_core.run_raft_thread();
+    })?);
     let log_core = Arc::clone(&core);
-    running.log = Some(spawn("log", move || log_core.run_log_thread())?);
+    running.log = Some(spawn("log", move || {
+        scheduling::prefer_short_slices();
+        log_core.run_log_thread();
+    })?);
     running.start_background(config)?;
     let serving = Serving {
         core: Arc::clone(&core),
@@ -293,7 +300,7 @@ impl Running {
         for thread in workers.into_iter().chain(self.others.drain(..)) {
             drop(thread.join());
         }
-        self.transport.stop();
+        self.links.close();
         self.last_commit.store(true, Ordering::Release);
         self.core.want_backend_commit();
         if let Some(backend) = self.backend.take() {

@@ -151,6 +151,7 @@ impl PeerTransport {
         runtime.spawn(deliver_reports(Arc::clone(&shared)));
         let mut stopped = shared.stop.subscribe();
         let thread = std::thread::Builder::new().name("peers".to_owned()).spawn(move || {
+            crate::scheduling::prefer_short_slices();
             // The sender lives as long as the transport; its end is a stop as well.
             drop(runtime.block_on(stopped.wait_for(|stopped| *stopped)));
             // A disk call under way may finish by itself: its result is not needed.
