@@ -19,7 +19,8 @@
  *   an errno       the call fails once; a failed write writes nothing
  *   an errno with + as in "28+": this call writes half and every later one fails
  *   before, after  the process kills itself before or after the call
- * Calls count from when there is a file `armed` in the folder for what is remembered.
+ * Calls count from when there is a file `armed` in the folder for what is remembered. While there is a file `full`, what
+ * needs room fails with ENOSPC; while there is a file `slow`, every sync first waits as many milliseconds as it says.
  *
  * What is remembered, in the machine's byte order: `file-<inode>` is a sequence of `struct change` with the old bytes
  * behind each; `names` a sequence of `struct naming` with the names behind each; `kept-<n>` are removed files and folders;
@@ -140,6 +141,31 @@ static struct descriptor *find(int fd) {
     return &descriptors[fd];
 }
 
+static int has_mark(const char *name) {
+    char path[PATH_BYTES];
+    join(path, name, 0);
+    return access(path, F_OK) == 0;
+}
+
+/* Whether there is no room, with errno set. */
+static int is_full(void) {
+    if (!has_mark("full"))
+        return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
+static void wait_if_slow(void) {
+    char path[PATH_BYTES], text[16] = "";
+    join(path, "slow", 0);
+    int fd = raw_open(path, O_RDONLY, 0);
+    if (fd < 0)
+        return;
+    if (syscall(SYS_read, fd, text, sizeof text - 1) > 0)
+        usleep((useconds_t)atoi(text) * 1000);
+    raw_close(fd);
+}
+
 /* Counts a call. 0: go on. 1: fail with errno set. 2: write half. */
 static int strike(const char *path, int is_sync) {
     pthread_once(&once, set_up);
@@ -215,7 +241,7 @@ static ssize_t write_parts(int fd, const struct iovec *parts, int count, off_t o
     for (int i = 0; i < count; i++)
         range += parts[i].iov_len;
     struct iovec half;
-    int struck = strike(file->path, 0);
+    int struck = is_full() ? 1 : strike(file->path, 0);
     if (struck == 2 && range > 1) {
         half.iov_base = parts[0].iov_base;
         half.iov_len = parts[0].iov_len / 2;
@@ -280,6 +306,10 @@ int ftruncate(int fd, off_t length) {
         struct stat now;
         syscall(SYS_fstat, fd, &now);
         /* To cut a file needs no room. */
+        if (length > now.st_size && is_full()) {
+            pthread_mutex_unlock(&lock);
+            return -1;
+        }
         if (strike(file->path, 0) && length > now.st_size) {
             pthread_mutex_unlock(&lock);
             return -1;
@@ -331,6 +361,9 @@ static int sync_descriptor(int fd, long call) {
         return (int)syscall(call, fd);
     }
     struct descriptor copy = *file;
+    pthread_mutex_unlock(&lock);
+    wait_if_slow();
+    pthread_mutex_lock(&lock);
     uint64_t until = 0;
     join(record, "file-", copy.inode);
     if (stat(record, &now) == 0)
@@ -415,7 +448,7 @@ static int open_at(int at, const char *path, int flags, int mode) {
     if (watched) {
         pthread_mutex_lock(&lock);
         int writes = (flags & O_CREAT && access(path, F_OK) != 0) || (flags & O_TRUNC);
-        if (writes && strike(path, 0)) {
+        if (writes && (is_full() || strike(path, 0))) {
             pthread_mutex_unlock(&lock);
             return -1;
         }

@@ -11,11 +11,11 @@ pub const REQUIRE: &str = "KVORUM_REQUIRE_TOOLS";
 /// Path of an etcd-compatible binary to test instead of the workspace's `kvorum`.
 pub const SERVER: &str = "KVORUM_TEST_SERVER";
 
-/// Path of an etcd 3.7 to cluster with.
-pub const RELEASED: &str = "KVORUM_ETCD";
+/// Path of a real etcd 3.7, for tests that need one as a program of its own.
+pub const ETCD: &str = "KVORUM_TEST_ETCD";
 
 /// Path of an etcd 3.6 to cluster with; tests with it are skipped without.
-pub const PREVIOUS: &str = "KVORUM_ETCD_36";
+pub const PREVIOUS: &str = "KVORUM_TEST_ETCD_36";
 
 /// Gives the tool, or prints why the test is skipped.
 ///
@@ -78,9 +78,9 @@ pub fn all_etcdctl() -> Result<Vec<PathBuf>, String> {
     if found.is_empty() { Err("etcdctl not installed".to_owned()) } else { Ok(found) }
 }
 
-/// A member of etcd 3.7: what [`RELEASED`] names, or as [`released`] finds it.
+/// A member of etcd 3.7: what [`ETCD`] names, or as [`released`] finds it.
 pub fn etcd() -> Result<PathBuf, String> {
-    named(RELEASED).map_or_else(|| released("etcd"), Ok)
+    named(ETCD).map_or_else(|| released("etcd"), Ok)
 }
 
 /// A member of etcd 3.6, which nobody builds here: the tests' Go programs need modules of 3.7.

@@ -1,7 +1,7 @@
 //! Members of Kvorum and of etcd in one cluster, as processes: each joins the other's, is promoted, leads and is removed,
 //! and all hold the same after the same load. The peer protocol and every entry of the log are proved here from outside.
 //!
-//! `KVORUM_ETCD` and `KVORUM_ETCD_36` name the etcd to cluster with, `KVORUM_MIXED_OPERATIONS` and
+//! `KVORUM_TEST_ETCD` and `KVORUM_TEST_ETCD_36` name the etcd to cluster with, `KVORUM_MIXED_OPERATIONS` and
 //! `KVORUM_MIXED_SEED` set the load.
 
 use std::sync::Arc;

@@ -22,8 +22,8 @@ pub fn run(arguments: &[&str]) -> Result<(), String> {
     let mut rest = arguments.iter();
     while let Some(&argument) = rest.next() {
         let variable = match argument {
-            "--etcd" => "KVORUM_ETCD",
-            "--etcd36" => "KVORUM_ETCD_36",
+            "--etcd" => "KVORUM_TEST_ETCD",
+            "--etcd36" => "KVORUM_TEST_ETCD_36",
             "--kvorum" => "KVORUM_TEST_SERVER",
             "--operations" => "KVORUM_MIXED_OPERATIONS",
             "--slow" => {
