@@ -68,7 +68,7 @@ pub struct Round {
 impl Round {
     /// A round with all faults that can be had.
     pub fn new(seed: u64, members: usize, length: Duration) -> Round {
-        Round { seed, members, length, faults: Fault::ALL.to_vec(), plant: None, short_logs: seed % 2 == 0 }
+        Round { seed, members, length, faults: Fault::ALL.to_vec(), plant: None, short_logs: seed.is_multiple_of(2) }
     }
 }
 
@@ -168,12 +168,7 @@ pub fn run(programs: &Programs, round: &Round) -> Result<Report, Failure> {
     })
 }
 
-async fn play(
-    programs: &Programs,
-    round: &Round,
-    folder: &TempDir,
-    recorder: &Arc<Recorder>,
-) -> Result<Tally, String> {
+async fn play(programs: &Programs, round: &Round, folder: &TempDir, recorder: &Arc<Recorder>) -> Result<Tally, String> {
     let mut random = Random::new(round.seed);
     let mut flags: Vec<String> = vec!["--backend-batch-interval=20ms".to_owned()];
     let logs: &[&str] = if round.short_logs { &SHORT_LOGS } else { &LONG_LOGS };
