@@ -6,6 +6,7 @@ mod health;
 mod kv;
 mod lease;
 mod maintenance;
+mod range_stream;
 mod snapshot;
 pub mod watch;
 
@@ -23,7 +24,8 @@ use crate::worker::Worker;
 
 /// Whether a method is answered with a stream.
 pub fn is_streaming(method: GrpcMethod) -> bool {
-    matches!(method, GrpcMethod::Watch | GrpcMethod::LeaseKeepAlive | GrpcMethod::HealthWatch | GrpcMethod::Snapshot)
+    use GrpcMethod as M;
+    matches!(method, M::Watch | M::LeaseKeepAlive | M::HealthWatch | M::Snapshot | M::RangeStream)
 }
 
 /// What the headers of a call said.
@@ -144,6 +146,7 @@ pub fn begin_stream(worker: &Rc<Worker>, call: Call, messages: MessageReader, re
             GrpcMethod::Watch => watch::serve(&worker, call, messages, respond).await,
             GrpcMethod::LeaseKeepAlive => lease::keep_alive(&worker, call, messages, respond).await,
             GrpcMethod::HealthWatch => health::watch(&worker, call, messages, respond).await,
+            GrpcMethod::RangeStream => range_stream::serve(&worker, call, messages, respond).await,
             GrpcMethod::Snapshot => snapshot::serve(&worker, call, messages, respond).await,
             method => respond.fail(&Status::unimplemented(method.path())),
         }
