@@ -112,11 +112,11 @@ async fn kvorum_joins_the_previous_etcd() {
     join_and_lead([&etcd; 3], &kvorum).await;
 }
 
-/// An older release can only be taken in where one was there from the beginning, or where a downgrade was enabled.
+/// An older release is taken in only where one is there already: it keeps the cluster version down.
 #[tokio::test]
 async fn the_previous_etcd_joins_kvorum() {
     let (Some(kvorum), Some(etcd)) = (kvorum(), previous_etcd()) else { return };
-    join_and_lead([&kvorum, &kvorum, &etcd], &etcd).await;
+    join_and_lead([&kvorum, &etcd, &kvorum], &etcd).await;
 }
 
 /// The way back to the release before: a downgrade lowers the cluster version, a member of etcd is started again as 3.6, and
