@@ -60,7 +60,11 @@ impl Network {
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         for (member, (proxy, target)) in ports.iter().copied().enumerate() {
-            let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, proxy)))?;
+            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, proxy))?;
+            listener.set_nonblocking(true)?;
+            let entered = runtime.enter();
+            let listener = TcpListener::from_std(listener)?;
+            drop(entered);
             runtime.spawn(accept(listener, member, target, flows.subscribe()));
         }
         let body = move || {
