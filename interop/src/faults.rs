@@ -168,12 +168,7 @@ pub fn run(programs: &Programs, round: &Round) -> Result<Report, Failure> {
     })
 }
 
-async fn play(
-    programs: &Programs,
-    round: &Round,
-    folder: &TempDir,
-    recorder: &Arc<Recorder>,
-) -> Result<Tally, String> {
+async fn play(programs: &Programs, round: &Round, folder: &TempDir, recorder: &Arc<Recorder>) -> Result<Tally, String> {
     let mut random = Random::new(round.seed);
     let mut flags: Vec<String> = vec!["--backend-batch-interval=20ms".to_owned()];
     let logs: &[&str] = if round.short_logs { &SHORT_LOGS } else { &LONG_LOGS };

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use kvorum_interop::faults::{Programs, Report, Round, repeat, run as run_round};
 use kvorum_interop::tools;
 
-const USAGE: &str = "usage: cargo xtask faults [--minutes N] [--seed S] [--members 3|5] [--round-seconds N] [--rounds N]";
+const USAGE: &str =
+    "usage: cargo xtask faults [--minutes N] [--seed S] [--members 3|5] [--round-seconds N] [--rounds N]";
 
 fn main() -> ExitCode {
     match run_all(std::env::args().skip(1)) {
@@ -39,7 +40,8 @@ fn run_all(mut arguments: impl Iterator<Item = String>) -> Result<(), String> {
         // Both sizes take turns.
         let size = members.unwrap_or(if number.is_multiple_of(2) { 3 } else { 5 });
         let round = Round::new(seed + number, size as usize, Duration::from_secs(round_seconds));
-        let report = run_round(&programs, &round).map_err(|failure| format!("{failure}\nrepeat: {}", repeat(&round)))?;
+        let report =
+            run_round(&programs, &round).map_err(|failure| format!("{failure}\nrepeat: {}", repeat(&round)))?;
         println!("seed {}, {size} members: {report}", round.seed);
         sum.add(&report);
         if rounds == u64::MAX && began.elapsed() >= Duration::from_secs(60 * minutes) {

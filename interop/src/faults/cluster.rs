@@ -147,7 +147,8 @@ impl Cluster {
         }
         let newest = answers.iter().max_by_key(|(_, status)| status.raft_term)?;
         let id = newest.1.leader;
-        let is_it = |(_, status): &&(usize, pb::StatusResponse)| status.header.is_some_and(|header| header.member_id == id);
+        let is_it =
+            |(_, status): &&(usize, pb::StatusResponse)| status.header.is_some_and(|header| header.member_id == id);
         answers.iter().find(is_it).map(|(member, _)| *member)
     }
 

@@ -17,11 +17,6 @@ pub enum Plant {
 }
 
 impl Plant {
-    pub const ALL: [Plant; 5] = [
-        Plant::UnconfirmedReads,
-        Plant::RepeatedWrites,
-        Plant::ForgedRenewals,
-        Plant::LateWatches,
-        Plant::UnsyncedLog,
-    ];
+    pub const ALL: [Plant; 5] =
+        [Plant::UnconfirmedReads, Plant::RepeatedWrites, Plant::ForgedRenewals, Plant::LateWatches, Plant::UnsyncedLog];
 }

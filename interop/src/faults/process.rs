@@ -112,7 +112,13 @@ impl MemberProcess {
 
     /// Starts the process; it is not ready when this returns. It connects from `source`. Syncs of paths that contain `deaf`
     /// do nothing.
-    pub fn start(&mut self, binary: &Path, flags: &[String], source: Ipv4Addr, deaf: Option<&str>) -> Result<(), String> {
+    pub fn start(
+        &mut self,
+        binary: &Path,
+        flags: &[String],
+        source: Ipv4Addr,
+        deaf: Option<&str>,
+    ) -> Result<(), String> {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path());
         let log = log.map_err(|error| error.to_string())?;
         let copy = |log: &File| log.try_clone().map(Stdio::from).map_err(|error| error.to_string());

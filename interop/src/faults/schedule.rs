@@ -233,7 +233,8 @@ impl<'c> Schedule<'c> {
                 self.troubled = was_troubled;
             }
             Fault::Compact => {
-                let revision = self.recorder.newest_revision() - self.random.between(KEPT_REVISIONS.0, KEPT_REVISIONS.1);
+                let revision =
+                    self.recorder.newest_revision() - self.random.between(KEPT_REVISIONS.0, KEPT_REVISIONS.1);
                 let member = self.anybody();
                 self.cluster.compact(member, revision.max(1)).await;
                 self.troubled = was_troubled;

@@ -6,7 +6,8 @@ use std::path::Path;
 use kvorum_api::etcdserverpb::HashKvResponse;
 
 /// Lines of these levels are errors, unless they are among [`EXPECTED`].
-const ERROR_LEVELS: [&str; 4] = [r#""level":"error""#, r#""level":"dpanic""#, r#""level":"panic""#, r#""level":"fatal""#];
+const ERROR_LEVELS: [&str; 4] =
+    [r#""level":"error""#, r#""level":"dpanic""#, r#""level":"panic""#, r#""level":"fatal""#];
 
 /// What a member may say at the level of errors under the faults that there are: a full disk, and its removal.
 const EXPECTED: [&str; 2] = ["No space left on device", "the disk has"];

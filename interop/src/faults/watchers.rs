@@ -70,7 +70,9 @@ impl Watcher {
             };
             let complete = self.follow(member, &mut record, &mut last).await;
             self.resume = self.resume.max(next_revision(&record));
-            if record.messages.iter().any(|(_, message)| matches!(message, WatchMessage::Canceled { compact_revision } if *compact_revision > 0)) {
+            if record.messages.iter().any(
+                |(_, message)| matches!(message, WatchMessage::Canceled { compact_revision } if *compact_revision > 0),
+            ) {
                 self.resume = 0;
             }
             self.recorder.watched(record);
