@@ -447,6 +447,11 @@ impl Consensus {
         self.raw.mut_store().release_before(first);
     }
 
+    /// Entries that are applied go to no peer any more: who lacks one gets a snapshot.
+    pub fn release_applied_log(&mut self) {
+        self.raw.mut_store().release_applied();
+    }
+
     /// Keeps at most this many applied entries in memory, for a simulation whose peers are to fall behind soon.
     pub fn limit_log_window(&mut self, entries_max: usize) {
         self.raw.mut_store().limit(entries_max);

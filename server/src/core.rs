@@ -100,6 +100,8 @@ pub struct Core {
     leader: AtomicU64,
     /// When the present leader was first seen.
     leader_elected_milliseconds: AtomicU64,
+    /// When the last leader was lost.
+    leader_lost_milliseconds: AtomicU64,
     commit_index: AtomicU64,
     sync_microseconds: AtomicU64,
     backlog_operations: AtomicUsize,
@@ -110,6 +112,7 @@ pub struct Core {
     compactions_scheduled: AtomicU64,
     compactions_finished: AtomicU64,
     backend_commits: AtomicU64,
+    snapshot_forced: AtomicBool,
     failure: OnceLock<String>,
     /// Held while a commit is taken and made, and while another database takes the store's place.
     pub commit_gate: Mutex<()>,
@@ -226,6 +229,7 @@ impl Core {
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             leader_elected_milliseconds: AtomicU64::new(0),
+            leader_lost_milliseconds: AtomicU64::new(0),
             commit_index: AtomicU64::new(0),
             sync_microseconds: AtomicU64::new(0),
             backlog_operations: AtomicUsize::new(0),
@@ -236,6 +240,7 @@ impl Core {
             compactions_scheduled: AtomicU64::new(0),
             compactions_finished: AtomicU64::new(0),
             backend_commits: AtomicU64::new(0),
+            snapshot_forced: AtomicBool::new(false),
             failure: OnceLock::new(),
             commit_gate: Mutex::new(()),
             stopped: watch::Sender::new(false),
@@ -340,8 +345,12 @@ impl Core {
     }
 
     /// What a request is told that began at `began` (see [`Self::now`]) and whose time is over, as etcd tells it: whether
-    /// a leader was lost meanwhile, or the connection to it, or neither.
+    /// a leader was lost meanwhile, or the connection to it, or neither. What never found a leader was never proposed:
+    /// only its time is over.
     pub fn timeout_error(&self, began: u64) -> EtcdError {
+        if self.leader() == 0 && self.leader_lost_milliseconds.load(Ordering::Relaxed) <= began {
+            return EtcdError::DeadlineExceeded;
+        }
         let elected = self.leader_elected_milliseconds.load(Ordering::Relaxed);
         let two_timeouts = 2 * u64::try_from(self.config.election_timeout.as_millis()).unwrap_or(u64::MAX / 2);
         if began > elected.saturating_sub(two_timeouts) && began < elected {
@@ -613,6 +622,10 @@ impl Core {
                 self.mailboxes[worker].put(replies);
             }
         }
+        if turn.snapshot_forced {
+            self.snapshot_forced.store(true, Ordering::Release);
+            self.want_backend_commit();
+        }
         if turn.leases_changed {
             self.leases_changed.notify_waiters();
         }
@@ -655,6 +668,7 @@ impl Core {
     fn note_leader_change(&self) {
         let (leader, term) = (self.leader(), self.term());
         if leader == 0 {
+            self.leader_lost_milliseconds.store(self.now(), Ordering::Relaxed);
             tracing::info!(term, "the cluster has no leader");
         } else {
             self.leader_elected_milliseconds.store(self.now(), Ordering::Relaxed);
@@ -755,6 +769,11 @@ impl Core {
     /// Sleeps until a backend commit is due, or wanted earlier.
     pub fn wait_for_backend_work(&self, interval: Duration) {
         self.backend_wanted.wait(interval);
+    }
+
+    /// Whether the next commit must come with a snapshot, and forgets it.
+    pub fn take_snapshot_forced(&self) -> bool {
+        self.snapshot_forced.swap(false, Ordering::AcqRel)
     }
 
     pub fn want_backend_commit(&self) {

@@ -53,7 +53,11 @@ impl Status {
 
 impl From<EtcdError> for Status {
     fn from(error: EtcdError) -> Self {
-        Self::new(error.code(), error.text())
+        match error {
+            // Its row is the clients'; etcd's servers let grpc-go say this one.
+            EtcdError::DeadlineExceeded => Self::deadline_exceeded(),
+            error => Self::new(error.code(), error.text()),
+        }
     }
 }
 

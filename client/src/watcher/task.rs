@@ -283,7 +283,10 @@ impl Task {
                 })
             }
             Command::Progress => {
-                self.outgoing.push_back(RequestUnion::ProgressRequest(WatchProgressRequest {}));
+                // One answer is for all who asked.
+                if !matches!(self.outgoing.back(), Some(RequestUnion::ProgressRequest(_))) {
+                    self.outgoing.push_back(RequestUnion::ProgressRequest(WatchProgressRequest {}));
+                }
                 None
             }
         }

@@ -159,19 +159,44 @@ async fn streams(world: World) {
     for number in 0..300 {
         client.put(format!("k{number:03}"), &value).await.unwrap();
     }
-    for limit in [0, 120] {
-        let mut chunks = client.get("k").prefix().limit(limit).stream();
-        let (mut keys, mut last) = (Vec::new(), None);
+    let written = client.get("k").prefix().count_only().await.unwrap().revision();
+    let collect = async |get: Get<Kv>| -> (Vec<_>, Vec<_>) {
+        let mut chunks = get.stream();
+        let mut all = Vec::new();
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.unwrap();
-            keys.extend(chunk.kvs.iter().map(|kv| kv.key.clone()));
-            last = Some(chunk);
+            all.push(chunk.unwrap());
+            // What is written meanwhile is not seen.
+            client.put("k999", "").await.unwrap();
         }
-        let expected = if limit == 0 { 300 } else { 120 };
-        assert_eq!(keys.len(), expected);
-        assert!(keys.is_sorted());
-        assert!(last.unwrap().revision() > 0, "the last piece has the header");
+        client.delete("k999").await.unwrap();
+        (all.iter().flat_map(|chunk| chunk.kvs.clone()).collect(), all)
+    };
+    for limit in [0, 120] {
+        let whole = client.get("k").prefix().limit(limit).await.unwrap();
+        let (keys, chunks) = collect(client.get("k").prefix().limit(limit)).await;
+        assert_eq!(keys, whole.kvs);
+        let last = chunks.last().unwrap();
+        assert!(last.revision() >= written, "the last piece has the header");
+        assert!(chunks.len() > 1 || world.kind == Kind::Installed);
+        if world.kind != Kind::Installed {
+            // Real streams: what comes once comes with the last piece.
+            assert_eq!((last.count, last.more), (whole.count, whole.more));
+            assert!(chunks[..chunks.len() - 1].iter().all(|chunk| chunk.header.is_none() && chunk.count == 0));
+        }
     }
+    let (keys, chunks) = collect(client.get("k").prefix().count_only()).await;
+    assert!(keys.is_empty() && chunks.len() == 1 && chunks[0].count == 300);
+    let (keys, _) = collect(client.get("k").prefix().keys_only().at_revision(written)).await;
+    assert!(keys.len() == 300 && keys.iter().all(|kv| kv.value.is_empty()));
+    let (keys, _) = collect(client.get("k007")).await;
+    assert_eq!(keys[0].value, value);
+    let (keys, chunks) = collect(client.get("nothing").prefix()).await;
+    assert!(keys.is_empty() && chunks.len() == 1 && chunks[0].revision() > 0);
+    // What the call does not do is read in one piece.
+    let (keys, chunks) = collect(client.get("k").prefix().descending_by_key()).await;
+    assert!(keys[0].key > keys[1].key && chunks.len() == 1);
+    let (keys, _) = collect(client.get("k").prefix().min_create_revision(written)).await;
+    assert_eq!(keys.len(), 1);
     let mut compacted = client.get("k").prefix().at_revision(1_000_000).stream();
     assert!(compacted.next().await.unwrap().unwrap_err().is(EtcdError::FutureRev));
     assert!(compacted.next().await.is_none());
@@ -235,4 +260,19 @@ async fn namespaces(world: World) {
     assert_eq!(seen, ["x", "x"]);
     let mut pages = app.get("").prefix().pages(1);
     assert!(pages.next().await.unwrap().unwrap().kvs.is_empty());
+}
+
+/// The examples are run as a user would.
+#[test]
+fn examples() {
+    let folder = tempfile::tempdir().unwrap();
+    let member = kvorum_server::embed::start(folder.path()).unwrap();
+    let url = member.client_url();
+    for (name, expected) in [("members", "clients reach it at"), ("walk", "maintenance: ")] {
+        let mut example = std::process::Command::new(kvorum_interop::tools::cargo());
+        example.args(["run", "--quiet", "-p", "kvorum-client", "--example", name, "--", &url]);
+        example.env("CARGO_TARGET_DIR", kvorum_interop::tools::target_folder());
+        let output = kvorum_interop::tools::run(&mut example).unwrap();
+        assert!(output.contains(expected), "{output}");
+    }
 }

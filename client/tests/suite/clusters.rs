@@ -1,5 +1,6 @@
-//! Clusters of several members of etcd 3.7, each a process: a leader that dies, a member without one, changes of members.
+//! Clusters of several members, of Kvorum and of etcd 3.7, each a process: a leader that dies, a member without one, changes of members.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,14 +11,65 @@ use tokio::time::Instant;
 
 use crate::world::soon;
 
+/// What the members are.
+#[derive(Clone, Copy)]
+enum Server {
+    Kvorum,
+    Etcd,
+}
+
+/// Makes one test for each kind of member of every function named.
+macro_rules! on_clusters {
+    ($($case:ident),* $(,)?) => {
+        $(mod $case {
+            use super::Server;
+
+            #[tokio::test]
+            async fn kvorum() {
+                super::on(Server::Kvorum, super::$case).await;
+            }
+
+            #[tokio::test]
+            async fn etcd() {
+                super::on(Server::Etcd, super::$case).await;
+            }
+        })*
+    };
+}
+
+on_clusters!(
+    the_leader_is_killed,
+    a_follower_dies_and_calls_go_on_at_once,
+    a_member_without_a_leader_is_left,
+    a_paused_leader_is_survived,
+    members_come_and_go,
+    the_leader_is_moved,
+);
+
+/// Runs a test within a time, which begins once the program is built.
+async fn on<F: Future<Output = ()>>(server: Server, test: impl FnOnce(Server) -> F) {
+    if tools::or_skip(server.binary()).is_some() {
+        soon(test(server)).await;
+    }
+}
+
+impl Server {
+    fn binary(self) -> Result<PathBuf, String> {
+        match self {
+            Server::Kvorum => tools::server_under_test(),
+            Server::Etcd => tools::released("etcd"),
+        }
+    }
+}
+
 struct Cluster {
     members: Vec<Member>,
 }
 
 impl Cluster {
-    /// Starts members that elect a leader; None when there is no etcd 3.7, which was printed.
-    fn start(size: usize) -> Option<Cluster> {
-        let binary = tools::or_skip(tools::released("etcd"))?;
+    /// Starts members that elect a leader; None when there is no such program, which was printed.
+    fn start(server: Server, size: usize) -> Option<Cluster> {
+        let binary = tools::or_skip(server.binary())?;
         let peers: Vec<String> = (0..size).map(|_| free_url()).collect();
         let named: Vec<String> = peers.iter().enumerate().map(|(number, url)| format!("m{number}={url}")).collect();
         let initial = format!("--initial-cluster={}", named.join(","));
@@ -60,9 +112,8 @@ fn free_url() -> String {
 }
 
 /// Every write that was acknowledged is seen once, in order, over the death of the leader.
-#[tokio::test]
-async fn the_leader_is_killed() {
-    let Some(mut cluster) = Cluster::start(3) else { return };
+async fn the_leader_is_killed(server: Server) {
+    let Some(mut cluster) = Cluster::start(server, 3) else { return };
     let client = Client::connect(cluster.urls()).await.unwrap();
     let mut watch = client.watch("a").await.unwrap();
     let guard = client.lease().hold(10).await.unwrap();
@@ -93,9 +144,8 @@ async fn the_leader_is_killed() {
 }
 
 /// The time until the first success after the member that is connected died, of one client of all members.
-#[tokio::test]
-async fn a_follower_dies_and_calls_go_on_at_once() {
-    let Some(mut cluster) = Cluster::start(3) else { return };
+async fn a_follower_dies_and_calls_go_on_at_once(server: Server) {
+    let Some(mut cluster) = Cluster::start(server, 3) else { return };
     let client = Client::connect(cluster.urls()).await.unwrap();
     let leader = cluster.leader(&client).await;
     client.put("a", "1").await.unwrap();
@@ -109,10 +159,9 @@ async fn a_follower_dies_and_calls_go_on_at_once() {
     }
 }
 
-#[tokio::test]
-async fn a_member_without_a_leader_is_left() {
-    let Some(mut lonely) = Cluster::start(2) else { return };
-    let Some(healthy) = Cluster::start(1) else { return };
+async fn a_member_without_a_leader_is_left(server: Server) {
+    let Some(mut lonely) = Cluster::start(server, 2) else { return };
+    let Some(healthy) = Cluster::start(server, 1) else { return };
     let alone = Client::connect([lonely.members[0].url()]).await.unwrap();
     alone.put("a", "lonely").await.unwrap();
     lonely.members[1].kill();
@@ -153,9 +202,8 @@ async fn a_member_without_a_leader_is_left() {
     assert!(watch.next().await.unwrap().is_ok());
 }
 
-#[tokio::test]
-async fn a_paused_leader_is_survived() {
-    let Some(cluster) = Cluster::start(3) else { return };
+async fn a_paused_leader_is_survived(server: Server) {
+    let Some(cluster) = Cluster::start(server, 3) else { return };
     let client = Client::connect(cluster.urls()).await.unwrap();
     client.put("a", "1").await.unwrap();
     let leader = cluster.leader(&client).await;
@@ -170,45 +218,46 @@ async fn a_paused_leader_is_survived() {
     signal("-CONT");
 }
 
-#[tokio::test]
-async fn members_come_and_go() {
-    let Some(cluster) = Cluster::start(3) else { return };
+/// etcd refuses changes of members while it takes the cluster for unhealthy, as it does at first.
+async fn settled<T, F: Future<Output = kvorum_client::Result<T>>>(call: impl Fn() -> F) -> kvorum_client::Result<T> {
+    loop {
+        match call().await {
+            Err(error) if error.is(EtcdError::Unhealthy) => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn members_come_and_go(server: Server) {
+    let Some(cluster) = Cluster::start(server, 3) else { return };
     let client = Client::connect([cluster.members[0].url()]).await.unwrap();
     client.cluster().sync_endpoints().await.unwrap();
     assert_eq!(client.endpoints().len(), 3);
     let url = free_url();
-    // etcd refuses changes until the members were connected for a while.
-    let added = soon(async {
-        loop {
-            match client.cluster().add_learner([&url]).await {
-                Ok(added) => break added.member.unwrap(),
-                Err(error) => assert!(error.is(EtcdError::Unhealthy), "{error:?}"),
-            }
-        }
-    })
-    .await;
+    let cluster_calls = client.cluster();
+    let added = settled(|| cluster_calls.add_learner([&url])).await.unwrap().member.unwrap();
     assert!(added.is_learner && added.name.is_empty());
-    let error = client.cluster().promote(added.id).await.unwrap_err();
+    let error = settled(|| cluster_calls.promote(added.id)).await.unwrap_err();
     assert!(error.is(EtcdError::LearnerNotReady), "{error:?}");
     // Which reason comes first depends on the version.
-    let error = client.cluster().add_learner([&url]).await.unwrap_err();
+    let error = settled(|| cluster_calls.add_learner([&url])).await.unwrap_err();
     let reasons = [EtcdError::PeerURLExist, EtcdError::TooManyLearners, EtcdError::MemberExist];
     assert!(reasons.into_iter().any(|reason| error.is(reason)), "{error:?}");
     let moved = free_url();
-    client.cluster().update(added.id, [&moved]).await.unwrap();
+    settled(|| cluster_calls.update(added.id, [&moved])).await.unwrap();
     let members = client.cluster().members().await.unwrap().members;
     assert!(members.iter().any(|member| member.id == added.id && member.peer_urls == [moved.clone()]));
     // A member that never started is no endpoint.
     client.cluster().sync_endpoints().await.unwrap();
     assert_eq!(client.endpoints().len(), 3);
-    client.cluster().remove(added.id).await.unwrap();
-    assert!(client.cluster().remove(4711).await.unwrap_err().is(EtcdError::MemberNotFound));
+    settled(|| cluster_calls.remove(added.id)).await.unwrap();
+    let error = settled(|| cluster_calls.remove(4711)).await.unwrap_err();
+    assert!(error.is(EtcdError::MemberNotFound), "{error:?}");
     assert_eq!(client.cluster().members().await.unwrap().members.len(), 3);
 }
 
-#[tokio::test]
-async fn the_leader_is_moved() {
-    let Some(cluster) = Cluster::start(3) else { return };
+async fn the_leader_is_moved(server: Server) {
+    let Some(cluster) = Cluster::start(server, 3) else { return };
     let client = Client::connect(cluster.urls()).await.unwrap();
     let leader = cluster.leader(&client).await;
     let urls = cluster.urls();

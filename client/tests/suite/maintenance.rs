@@ -1,12 +1,12 @@
-//! Status, hashes and alarms of every server; defragmentation, snapshots and downgrades of real etcd.
+//! Status, hashes, alarms and snapshots of every server; defragmentation and downgrades of real etcd.
 
 use kvorum_client::response::{AlarmMember, AlarmType};
 use kvorum_client::{Client, ErrorKind, EtcdError, Header};
 
 use crate::world::{Kind, World, address, on_etcd, on_every_server};
 
-on_every_server!(status_and_hashes, alarms);
-on_etcd!(defragmentation, snapshots, downgrades);
+on_every_server!(status_and_hashes, alarms, snapshots);
+on_etcd!(defragmentation, downgrades);
 
 async fn status_and_hashes(world: World) {
     let client = &world.client;

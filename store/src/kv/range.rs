@@ -109,6 +109,15 @@ impl RangeCursor {
         }
     }
 
+    /// As [`Self::advance`], and reads the backend for values that are not in memory: not for threads that serve
+    /// connections.
+    pub fn advance_slice_with_backend(&mut self, budget_bytes: usize) -> Result<Progress, ReadError> {
+        match &mut self.0 {
+            Inner::Finished(_) => Ok(Progress::Done),
+            Inner::Walking(walking) => walking.advance(budget_bytes, true),
+        }
+    }
+
     /// Hands out what was encoded so far, so that a large reply need not be one piece of memory. The pieces in order,
     /// then the `kvs` of [`Self::finish`], are the whole.
     pub fn take_encoded(&mut self) -> Vec<u8> {
