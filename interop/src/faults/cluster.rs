@@ -82,13 +82,14 @@ impl Cluster {
         self.members[member].start(binary, flags, source_address(member), *deaf)
     }
 
-    /// Err when a member has ended that had no reason to.
+    /// Err when a member has ended that had no reason to. One that could not join yet is started again.
     pub fn check_alive(&mut self) -> Result<(), String> {
-        for member in &mut self.members {
-            let may_have_ended = member.may_have_ended;
-            if let Some(status) = member.ended()
-                && !may_have_ended
-            {
+        for index in 0..self.size() {
+            let member = &mut self.members[index];
+            let Some(status) = member.ended() else { continue };
+            if member.is_joining {
+                self.start(index)?;
+            } else if !member.may_have_ended {
                 return Err(format!("{} ended by itself: {status}", member.name));
             }
         }
@@ -187,7 +188,10 @@ impl Cluster {
             let mut client = pb::kv_client::KvClient::new(self.channels[member].clone());
             let range = pb::RangeRequest { key: "k".into(), ..pb::RangeRequest::default() };
             match tokio::time::timeout(QUESTION, client.range(range)).await {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(_)) => {
+                    self.members[member].is_joining = false;
+                    return Ok(());
+                }
                 Ok(Err(status)) => last = status.to_string(),
                 Err(_) => last = "no answer".to_owned(),
             }
@@ -307,6 +311,7 @@ impl Cluster {
         self.members[member].begin_anew(&self.setup.library)?;
         self.members[member].cluster = (names, "existing");
         self.members[member].may_have_ended = false;
+        self.members[member].is_joining = true;
         self.start(member)
     }
 

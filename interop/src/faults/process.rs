@@ -66,6 +66,9 @@ pub struct MemberProcess {
     pub condition: Condition,
     /// Its disk is or was full: it may have ended by itself.
     pub may_have_ended: bool,
+    /// It was added and has not served yet: as etcd, it does not start when the member it asks has not heard of it, and is
+    /// started again.
+    pub is_joining: bool,
     /// What its first start is told of the cluster: `--initial-cluster` and `-state`.
     pub cluster: (String, &'static str),
     round_folder: PathBuf,
@@ -82,6 +85,7 @@ impl MemberProcess {
             ports,
             condition: Condition::Down,
             may_have_ended: false,
+            is_joining: false,
             cluster: (String::new(), "new"),
             round_folder: round_folder.to_owned(),
             incarnation: 0,
