@@ -22,13 +22,18 @@
  * Calls count from when there is a file `armed` in the folder for what is remembered. While there is a file `full`, what
  * needs room fails with ENOSPC; while there is a file `slow`, every sync first waits as many milliseconds as it says.
  *
+ * It also lets a test tell who connects: KVORUM_SHIM_SOURCE (optional) is an address of the loopback that outgoing
+ * connections get as theirs.
+ *
  * What is remembered, in the machine's byte order: `file-<inode>` is a sequence of `struct change` with the old bytes
  * behind each; `names` a sequence of `struct naming` with the names behind each; `kept-<n>` are removed files and folders;
  * `failed-<inode>` is the length of `file-<inode>` at the last failed sync.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -37,6 +42,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -579,6 +585,20 @@ int unlinkat(int at, const char *path, int flags) {
     if (!is_watched(whole))
         return (int)syscall(SYS_unlinkat, at, path, flags);
     return flags & AT_REMOVEDIR ? rmdir(whole) : unlink(whole);
+}
+
+/* Connections to the loopback come from an address of its own for each process. */
+int connect(int fd, const struct sockaddr *address, socklen_t length) {
+    const char *text = getenv("KVORUM_SHIM_SOURCE");
+    struct sockaddr_in source = {.sin_family = AF_INET};
+    if (text && address && address->sa_family == AF_INET && inet_pton(AF_INET, text, &source.sin_addr) == 1) {
+        int yes = 1;
+        /* Where these fail, the connection comes from the usual address, which the test refuses. */
+        setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &yes, sizeof yes);
+        if (bind(fd, (struct sockaddr *)&source, sizeof source) != 0)
+            errno = 0;
+    }
+    return (int)syscall(SYS_connect, fd, address, length);
 }
 
 /* What is not modelled. */

@@ -76,8 +76,8 @@ impl Round {
 #[derive(Clone, Debug)]
 pub struct Programs {
     pub server: PathBuf,
-    /// Without the forgetful disk there are no faults of disks.
-    pub library: Option<PathBuf>,
+    /// The forgetful disk.
+    pub library: PathBuf,
 }
 
 /// What happened in a round.
@@ -179,7 +179,7 @@ async fn play(programs: &Programs, round: &Round, folder: &TempDir, recorder: &A
         flags,
         deaf: (round.plant == Some(Plant::UnsyncedLog)).then_some("/data/member/wal"),
     };
-    let mut cluster = Cluster::found(round.members, setup, folder.path(), &mut random).await?;
+    let mut cluster = Cluster::found(round.members, setup, folder.path(), &mut random)?;
     cluster.wait_until_all_serve().await?;
     let crowd = Crowd::start(&cluster, round, recorder, &mut random);
     let mut schedule = Schedule::new(&mut cluster, Random::new(random.bits()), Arc::clone(recorder), &round.faults);

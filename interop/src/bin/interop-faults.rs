@@ -33,15 +33,12 @@ fn run_all(mut arguments: impl Iterator<Item = String>) -> Result<(), String> {
             _ => return Err(USAGE.to_owned()),
         }
     }
-    let programs = Programs { server: tools::server_under_test()?, library: tools::forgetful_disk().ok() };
-    if programs.library.is_none() {
-        println!("there is no cc: disks are never slow or full, and forget nothing");
-    }
+    let programs = Programs { server: tools::server_under_test()?, library: tools::forgetful_disk()? };
     let began = Instant::now();
     let mut sum = Report::default();
     for number in 0..rounds {
         // Both sizes take turns.
-        let size = members.unwrap_or(if number % 2 == 0 { 3 } else { 5 });
+        let size = members.unwrap_or(if number.is_multiple_of(2) { 3 } else { 5 });
         let round = Round::new(seed + number, size as usize, Duration::from_secs(round_seconds));
         let report =
             run_round(&programs, &round).map_err(|failure| format!("{failure}\nrepeat: {}", repeat(&round)))?;

@@ -11,7 +11,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::clients::channel;
-use super::network::Network;
+use super::network::{Network, source_address};
 use super::process::{Condition, MemberProcess, Ports, free_ports};
 use crate::random::Random;
 
@@ -33,8 +33,8 @@ const EXIT_CHECK: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub binary: PathBuf,
-    /// The forgetful disk; without it there are no faults of disks.
-    pub library: Option<PathBuf>,
+    /// The forgetful disk.
+    pub library: PathBuf,
     pub flags: Vec<String>,
     /// Syncs of paths that contain this do nothing.
     pub deaf: Option<&'static str>,
@@ -49,15 +49,15 @@ pub struct Cluster {
 
 impl Cluster {
     /// Founds a cluster; nobody waits for it yet.
-    pub async fn found(size: usize, setup: Setup, folder: &Path, random: &mut Random) -> Result<Cluster, String> {
+    pub fn found(size: usize, setup: Setup, folder: &Path, random: &mut Random) -> Result<Cluster, String> {
         let ports: Vec<Ports> = (0..size).map(|_| free_ports(random)).collect();
         let pairs: Vec<(u16, u16)> = ports.iter().map(|ports| (ports.proxy, ports.peer)).collect();
-        let network = Network::start(&pairs).await.map_err(|error| error.to_string())?;
+        let network = Network::start(&pairs).map_err(|error| error.to_string())?;
         let everybody: Vec<String> =
             ports.iter().enumerate().map(|(index, ports)| format!("m{index}={}", ports.advertised_url())).collect();
         let mut members = Vec::new();
         for (index, ports) in ports.iter().enumerate() {
-            let mut member = MemberProcess::new(format!("m{index}"), *ports, folder, setup.library.as_deref())?;
+            let mut member = MemberProcess::new(format!("m{index}"), *ports, folder, &setup.library)?;
             member.cluster = (everybody.join(","), "new");
             members.push(member);
         }
@@ -78,18 +78,18 @@ impl Cluster {
     }
 
     pub fn start(&mut self, member: usize) -> Result<(), String> {
-        let id = self.members[member].start(&self.setup.binary, &self.setup.flags, self.setup.deaf)?;
-        self.network.introduce(member, id);
-        Ok(())
+        let Setup { binary, flags, deaf, .. } = &self.setup;
+        self.members[member].start(binary, flags, source_address(member), *deaf)
     }
 
-    /// Err when a member has ended that had no reason to.
+    /// Err when a member has ended that had no reason to. One that could not join yet is started again.
     pub fn check_alive(&mut self) -> Result<(), String> {
-        for member in &mut self.members {
-            let may_have_ended = member.may_have_ended;
-            if let Some(status) = member.ended()
-                && !may_have_ended
-            {
+        for index in 0..self.size() {
+            let member = &mut self.members[index];
+            let Some(status) = member.ended() else { continue };
+            if member.is_joining {
+                self.start(index)?;
+            } else if !member.may_have_ended {
                 return Err(format!("{} ended by itself: {status}", member.name));
             }
         }
@@ -188,7 +188,10 @@ impl Cluster {
             let mut client = pb::kv_client::KvClient::new(self.channels[member].clone());
             let range = pb::RangeRequest { key: "k".into(), ..pb::RangeRequest::default() };
             match tokio::time::timeout(QUESTION, client.range(range)).await {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(_)) => {
+                    self.members[member].is_joining = false;
+                    return Ok(());
+                }
                 Ok(Err(status)) => last = status.to_string(),
                 Err(_) => last = "no answer".to_owned(),
             }
@@ -305,9 +308,10 @@ impl Cluster {
             format!("{name}={}", found.peer_urls.first().map_or("", String::as_str))
         });
         let names = names.collect::<Vec<_>>().join(",");
-        self.members[member].begin_anew(self.setup.library.as_deref())?;
+        self.members[member].begin_anew(&self.setup.library)?;
         self.members[member].cluster = (names, "existing");
         self.members[member].may_have_ended = false;
+        self.members[member].is_joining = true;
         self.start(member)
     }
 

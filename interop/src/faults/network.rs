@@ -1,24 +1,27 @@
 //! The network between members: one TCP proxy in front of each peer port, which the members know as that member's
 //! address. Each direction between each two members can be held up, delayed or cut on its own. Who dialed is told by the
-//! system's own tables, so that nothing depends on what the members send. It never looks into the bytes.
+//! address that the preloaded library (`shim/forgetful_disk.c`) lets each member dial from. It never looks into the bytes.
+//! The proxies have a thread of their own, so that clients do not slow them down.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 /// Pieces of a direction that may be under way at once, and their greatest size.
 const PIECES_BOUND: usize = 256;
 const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+/// The last part of the address that the first member dials from.
+const SOURCE_FIRST: usize = 1;
 
 /// What happens to bytes from one member to another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,38 +38,42 @@ pub enum Flow {
 
 type Flows = BTreeMap<(usize, usize), Flow>;
 
-/// The proxies of one cluster. They live as long as the runtime they were started on.
+/// The proxies of one cluster. They end when it is dropped.
 #[derive(Debug)]
 pub struct Network {
     members: usize,
     flows: watch::Sender<Flows>,
-    /// The processes of the members, by member.
-    processes: Arc<Mutex<BTreeMap<usize, u32>>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
-/// What one connection needs to know.
-#[derive(Clone)]
-struct Shared {
-    flows: watch::Receiver<Flows>,
-    processes: Arc<Mutex<BTreeMap<usize, u32>>>,
+/// The address that a member dials from.
+pub fn source_address(member: usize) -> Ipv4Addr {
+    let last = u8::try_from(member + SOURCE_FIRST).expect("clusters are small");
+    Ipv4Addr::new(127, 0, 1, last)
 }
 
 impl Network {
     /// Starts a proxy for each pair of (port of the proxy, port of the member).
-    pub async fn start(ports: &[(u16, u16)]) -> io::Result<Network> {
+    pub fn start(ports: &[(u16, u16)]) -> io::Result<Network> {
         let flows = watch::Sender::new(Flows::new());
-        let processes = Arc::default();
-        let shared = Shared { flows: flows.subscribe(), processes: Arc::clone(&processes) };
+        let (stop, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         for (member, (proxy, target)) in ports.iter().copied().enumerate() {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, proxy)).await?;
-            tokio::spawn(accept(listener, proxy, member, target, shared.clone()));
+            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, proxy))?;
+            listener.set_nonblocking(true)?;
+            let entered = runtime.enter();
+            let listener = TcpListener::from_std(listener)?;
+            drop(entered);
+            runtime.spawn(accept(listener, member, target, flows.subscribe()));
         }
-        Ok(Network { members: ports.len(), flows, processes })
-    }
-
-    /// The process that is this member from now on.
-    pub fn introduce(&self, member: usize, process_id: u32) {
-        self.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(member, process_id);
+        let body = move || {
+            // Either way the cluster is gone.
+            drop(runtime.block_on(stopped));
+            runtime.shutdown_background();
+        };
+        let thread = std::thread::Builder::new().name("network".to_owned()).spawn(body)?;
+        Ok(Network { members: ports.len(), flows, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Changes what happens from one member to another.
@@ -94,31 +101,37 @@ impl Network {
     }
 }
 
-async fn accept(listener: TcpListener, proxy_port: u16, member: usize, target: u16, shared: Shared) {
-    // The listener fails only when there are no more descriptors; then members see refused connections.
-    while let Ok((stream, source)) = listener.accept().await {
-        let processes = shared.processes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(from) = dialer(source, proxy_port, &processes) else { continue };
-        tokio::spawn(connect(stream, from, member, target, shared.clone()));
+impl Drop for Network {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported there.
+            thread.join().ok();
+        }
     }
 }
 
-/// The member whose process holds the other end of a connection; `None` when the process is gone.
-fn dialer(source: SocketAddr, proxy_port: u16, processes: &BTreeMap<usize, u32>) -> Option<usize> {
-    let wanted = format!("0100007F:{:04X} 0100007F:{proxy_port:04X}", source.port());
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let line = table.lines().find(|line| line.contains(&wanted))?;
-    let socket = format!("socket:[{}]", line.split_whitespace().nth(9)?);
-    let holds = |process_id: &u32| {
-        let descriptors = fs::read_dir(format!("/proc/{process_id}/fd")).into_iter().flatten().flatten();
-        descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|link| link.as_os_str() == socket.as_str())
-    };
-    processes.iter().find(|(_, process_id)| holds(process_id)).map(|(member, _)| *member)
+async fn accept(listener: TcpListener, member: usize, target: u16, flows: watch::Receiver<Flows>) {
+    // The listener fails only when there are no more descriptors; then members see refused connections.
+    while let Ok((stream, source)) = listener.accept().await {
+        if let Some(from) = dialer(source) {
+            tokio::spawn(connect(stream, (from, member), target, flows.clone()));
+        }
+    }
 }
 
-async fn connect(stream: TcpStream, from: usize, to: usize, target: u16, shared: Shared) {
-    let flow = |a, b| shared.flows.borrow().get(&(a, b)).copied().unwrap_or_default();
-    if flow(from, to) == Flow::Cut || flow(to, from) == Flow::Cut {
+/// The member that dials from an address; `None` for whoever is none.
+fn dialer(source: SocketAddr) -> Option<usize> {
+    let SocketAddr::V4(source) = source else { return None };
+    let [127, 0, 1, last] = source.ip().octets() else { return None };
+    usize::from(last).checked_sub(SOURCE_FIRST)
+}
+
+async fn connect(stream: TcpStream, (from, to): (usize, usize), target: u16, flows: watch::Receiver<Flows>) {
+    let is_cut = |flows: &Flows| {
+        [(from, to), (to, from)].iter().any(|link| flows.get(link).is_some_and(|flow| *flow == Flow::Cut))
+    };
+    if is_cut(&flows.borrow()) {
         return;
     }
     let Ok(onward) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
@@ -126,16 +139,12 @@ async fn connect(stream: TcpStream, from: usize, to: usize, target: u16, shared:
     drop((stream.set_nodelay(true), onward.set_nodelay(true)));
     let (near_reader, near_writer) = stream.into_split();
     let (far_reader, far_writer) = onward.into_split();
-    let mut cut = shared.flows.clone();
-    let is_cut = |flows: &Flows| {
-        [(from, to), (to, from)].iter().any(|link| flows.get(link).is_some_and(|flow| *flow == Flow::Cut))
-    };
+    let mut cut = flows.clone();
     tokio::select! {
-        // Both ends of the program go when the network does.
         _ = cut.wait_for(is_cut) => {}
         () = async {
-            let there = carry(near_reader, far_writer, (from, to), shared.flows.clone());
-            let back = carry(far_reader, near_writer, (to, from), shared.flows.clone());
+            let there = carry(near_reader, far_writer, (from, to), flows.clone());
+            let back = carry(far_reader, near_writer, (to, from), flows.clone());
             tokio::join!(there, back);
         } => {}
     }
@@ -178,7 +187,5 @@ async fn carry(
         // The other side hears that nothing more comes.
         drop(writer.shutdown().await);
     };
-    tokio::select! {
-        () = async { tokio::join!(read, write); } => {}
-    }
+    tokio::join!(read, write);
 }

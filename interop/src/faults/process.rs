@@ -66,6 +66,9 @@ pub struct MemberProcess {
     pub condition: Condition,
     /// Its disk is or was full: it may have ended by itself.
     pub may_have_ended: bool,
+    /// It was added and has not served yet: as etcd, it does not start when the member it asks has not heard of it, and is
+    /// started again.
+    pub is_joining: bool,
     /// What its first start is told of the cluster: `--initial-cluster` and `-state`.
     pub cluster: (String, &'static str),
     round_folder: PathBuf,
@@ -76,12 +79,13 @@ pub struct MemberProcess {
 
 impl MemberProcess {
     /// Nothing runs yet. `library` is that of the forgetful disk.
-    pub fn new(name: String, ports: Ports, round_folder: &Path, library: Option<&Path>) -> Result<Self, String> {
+    pub fn new(name: String, ports: Ports, round_folder: &Path, library: &Path) -> Result<Self, String> {
         let mut member = MemberProcess {
             name,
             ports,
             condition: Condition::Down,
             may_have_ended: false,
+            is_joining: false,
             cluster: (String::new(), "new"),
             round_folder: round_folder.to_owned(),
             incarnation: 0,
@@ -93,12 +97,12 @@ impl MemberProcess {
     }
 
     /// A new empty folder in the old one's place.
-    pub fn begin_anew(&mut self, library: Option<&Path>) -> Result<(), String> {
+    pub fn begin_anew(&mut self, library: &Path) -> Result<(), String> {
         self.incarnation += 1;
         let folder = self.folder();
         std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
-        let disk = library.map(|library| ForgetfulDisk::new(library, &folder)).transpose();
-        self.disk = disk.map_err(|error| error.to_string())?;
+        let disk = ForgetfulDisk::new(library, &folder).map_err(|error| error.to_string())?;
+        self.disk = Some(disk);
         Ok(())
     }
 
@@ -110,8 +114,15 @@ impl MemberProcess {
         self.round_folder.join(format!("{}.log", self.name))
     }
 
-    /// Starts the process; it is not ready when this returns. Syncs of paths that contain `deaf` do nothing.
-    pub fn start(&mut self, binary: &Path, flags: &[String], deaf: Option<&str>) -> Result<u32, String> {
+    /// Starts the process; it is not ready when this returns. It connects from `source`. Syncs of paths that contain `deaf`
+    /// do nothing.
+    pub fn start(
+        &mut self,
+        binary: &Path,
+        flags: &[String],
+        source: Ipv4Addr,
+        deaf: Option<&str>,
+    ) -> Result<(), String> {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path());
         let log = log.map_err(|error| error.to_string())?;
         let copy = |log: &File| log.try_clone().map(Stdio::from).map_err(|error| error.to_string());
@@ -129,12 +140,12 @@ impl MemberProcess {
             .arg(format!("--initial-cluster-state={state}"))
             .args(flags);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("RUST_BACKTRACE", "1");
-        command.envs(self.environment(deaf)).stdin(Stdio::null()).stdout(copy(&log)?).stderr(copy(&log)?);
+        command.envs(self.environment(deaf)).env("KVORUM_SHIM_SOURCE", source.to_string());
+        command.stdin(Stdio::null()).stdout(copy(&log)?).stderr(copy(&log)?);
         let child = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;
-        let id = child.id();
         self.child = Some(child);
         self.condition = Condition::Running;
-        Ok(id)
+        Ok(())
     }
 
     fn environment(&self, deaf: Option<&str>) -> Vec<(String, OsString)> {

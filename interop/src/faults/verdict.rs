@@ -9,8 +9,9 @@ use kvorum_api::etcdserverpb::HashKvResponse;
 const ERROR_LEVELS: [&str; 4] =
     [r#""level":"error""#, r#""level":"dpanic""#, r#""level":"panic""#, r#""level":"fatal""#];
 
-/// What a member may say at the level of errors under the faults that there are: a full disk, and its removal.
-const EXPECTED: [&str; 2] = ["No space left on device", "the disk has"];
+/// What a member may say at the level of errors under the faults that there are: a full disk, and a member to join by that
+/// has not heard of it.
+const EXPECTED: [&str; 3] = ["No space left on device", "the disk has", "error validating peerURLs"];
 
 /// Characters shown of a line.
 const LINE_CHARACTERS_MAX: usize = 600;
