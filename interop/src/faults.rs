@@ -114,6 +114,7 @@ impl Report {
         for (fault, count) in &other.tally.faults {
             *self.tally.faults.entry(*fault).or_default() += count;
         }
+        self.tally.databases += other.tally.databases;
         self.tally.leaderless.extend(&other.tally.leaderless);
     }
 }
@@ -123,7 +124,8 @@ impl fmt::Display for Report {
         let faults: usize = self.tally.faults.values().sum();
         write!(formatter, "{} operations ({} of unknown outcome, ", self.operations, self.unknown)?;
         write!(formatter, "{} certainly not carried out), ", self.not_taken)?;
-        write!(formatter, "{} watches with {} messages, {faults} faults", self.watches, self.watch_messages)?;
+        write!(formatter, "{} watches with {} messages, {faults} faults, ", self.watches, self.watch_messages)?;
+        write!(formatter, "{} databases taken over", self.tally.databases)?;
         let mut times = self.tally.leaderless.clone();
         times.sort_unstable();
         if let (Some(median), Some(longest)) = (times.get(times.len() / 2), times.last()) {
@@ -184,11 +186,11 @@ async fn play(programs: &Programs, round: &Round, folder: &TempDir, recorder: &A
     let crowd = Crowd::start(&cluster, round, recorder, &mut random);
     let mut schedule = Schedule::new(&mut cluster, Random::new(random.bits()), Arc::clone(recorder), &round.faults);
     let ended = schedule.run(round.length).await;
-    let tally = std::mem::take(&mut schedule.tally);
+    let mut tally = std::mem::take(&mut schedule.tally);
     ended?;
     cluster.wait_until_all_serve().await?;
     let revision = crowd.finish(&mut cluster).await?;
-    judge_members(&mut cluster, revision).await?;
+    tally.databases = judge_members(&mut cluster, revision).await?;
     Ok(tally)
 }
 
@@ -262,7 +264,8 @@ impl Crowd {
     }
 }
 
-async fn judge_members(cluster: &mut Cluster, revision: i64) -> Result<(), String> {
+/// Gives how often databases were taken over.
+async fn judge_members(cluster: &mut Cluster, revision: i64) -> Result<usize, String> {
     // A linearizable read shows that a member has come so far.
     cluster.wait_until_all_serve().await?;
     let mut hashes = Vec::new();
@@ -271,7 +274,8 @@ async fn judge_members(cluster: &mut Cluster, revision: i64) -> Result<(), Strin
     }
     verdict::hashes_agree(&hashes)?;
     cluster.check_alive()?;
-    cluster.members.iter().try_for_each(|member| verdict::log_is_clean(&member.log_path()))
+    let logs = cluster.members.iter().map(|member| verdict::log_is_clean(&member.log_path()));
+    logs.sum()
 }
 
 /// The command that runs a round again.

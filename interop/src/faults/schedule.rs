@@ -91,6 +91,8 @@ pub struct Tally {
     pub faults: BTreeMap<Fault, usize>,
     /// How long there was no leader after each one was killed with nothing else wrong.
     pub leaderless: Vec<Duration>,
+    /// How often a member that was too far behind took over another one's database.
+    pub databases: usize,
 }
 
 /// Draws and injects faults.
