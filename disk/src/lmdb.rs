@@ -37,8 +37,8 @@ pub const MAP_SIZE_BYTES_MIN: usize = 1 << 30;
 /// Read transactions that can be open at once, in all processes that have the file open.
 pub const READERS_MAX: u32 = 1024;
 
-/// A scan that saw at least as many bytes of values lets go of their mapped pages.
-const RELEASED_BYTES_MIN: usize = 64 * 1024;
+/// When scans have seen as many bytes of values, they let go of the mapped pages.
+const RELEASED_BYTES_MIN: usize = 16 * 1024 * 1024;
 
 /// The largest page of the systems we run on.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
@@ -146,6 +146,8 @@ pub struct Generation {
     size_in_use_bytes: AtomicU64,
     /// The first failed commit; LMDB's pages in memory may differ from those on disk after it.
     failure: Mutex<Option<BackendError>>,
+    /// By scans since pages were last let go.
+    seen: Mutex<SeenPages>,
 }
 
 impl Generation {
@@ -180,6 +182,7 @@ impl Generation {
             size_bytes: AtomicU64::new(0),
             size_in_use_bytes: AtomicU64::new(size_in_use),
             failure: Mutex::new(None),
+            seen: Mutex::default(),
         };
         generation.refresh_size();
         Ok(generation)
@@ -249,6 +252,14 @@ impl Generation {
 
     fn database(&self, bucket: Bucket) -> BucketDatabase {
         self.databases[bucket as usize]
+    }
+
+    fn note_seen(&self, scan: &SeenPages) {
+        let mut seen = self.seen.lock();
+        seen.merge(scan);
+        if seen.bytes >= RELEASED_BYTES_MIN {
+            std::mem::take(&mut *seen).release();
+        }
     }
 
     fn refresh_size(&self) {
@@ -413,14 +424,14 @@ impl ReadTransaction for Reader<'_> {
                 break;
             }
         }
-        seen.release();
+        self.generation.note_seen(&seen);
         Ok(())
     }
 }
 
 /// Where in the memory map the values of a scan lie. Mapped pages count as the process's memory for as long as nobody
-/// else needs it, and a walk over all revisions maps the whole file: so a scan lets go of what it has seen. The pages stay
-/// in the system's cache.
+/// else needs it, and a walk over all revisions maps the whole file: so every so often scans let go of what they have seen.
+/// The pages stay in the system's cache.
 #[derive(Default)]
 struct SeenPages {
     /// Of addresses; empty if nothing was seen.
@@ -429,6 +440,14 @@ struct SeenPages {
 }
 
 impl SeenPages {
+    fn merge(&mut self, other: &Self) {
+        if other.bytes > 0 {
+            let begin = if self.bytes == 0 { other.addresses.start } else { self.addresses.start };
+            self.addresses = begin.min(other.addresses.start)..self.addresses.end.max(other.addresses.end);
+            self.bytes += other.bytes;
+        }
+    }
+
     fn add(&mut self, value: &[u8]) {
         let begin = value.as_ptr().addr();
         let end = begin + value.len();
@@ -437,18 +456,14 @@ impl SeenPages {
         self.bytes += value.len();
     }
 
-    /// Short scans are not worth the system call.
     #[cfg(target_os = "linux")]
     #[allow(unsafe_code)]
     fn release(self) {
-        if self.bytes < RELEASED_BYTES_MIN {
-            return;
-        }
         let begin = self.addresses.start.next_multiple_of(PAGE_BYTES_MAX);
         let length = (self.addresses.end & !(PAGE_BYTES_MAX - 1)).saturating_sub(begin);
         // SAFETY: all values of a read transaction lie in the environment's one mapping, so everything between two of them
-        // does. It is a shared mapping of a file that nobody writes through: its pages come back as they are when they are
-        // touched again, by whomever.
+        // does, and it lasts as long as the generation. It is a shared mapping of a file that nobody writes through: its
+        // pages come back as they are when they are touched again, by whomever.
         // That memory could not be given back is no reason to fail a read.
         unsafe { libc::madvise(std::ptr::without_provenance_mut(begin), length, libc::MADV_DONTNEED) };
     }

@@ -19,15 +19,21 @@
  *   an errno       the call fails once; a failed write writes nothing
  *   an errno with + as in "28+": this call writes half and every later one fails
  *   before, after  the process kills itself before or after the call
- * Calls count from when there is a file `armed` in the folder for what is remembered.
+ * Calls count from when there is a file `armed` in the folder for what is remembered. While there is a file `full`, what
+ * needs room fails with ENOSPC; while there is a file `slow`, every sync first waits as many milliseconds as it says.
+ *
+ * It also lets a test tell who connects: KVORUM_SHIM_SOURCE (optional) is an address of the loopback that outgoing
+ * connections get as theirs.
  *
  * What is remembered, in the machine's byte order: `file-<inode>` is a sequence of `struct change` with the old bytes
  * behind each; `names` a sequence of `struct naming` with the names behind each; `kept-<n>` are removed files and folders;
  * `failed-<inode>` is the length of `file-<inode>` at the last failed sync.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -36,6 +42,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -140,6 +147,31 @@ static struct descriptor *find(int fd) {
     return &descriptors[fd];
 }
 
+static int has_mark(const char *name) {
+    char path[PATH_BYTES];
+    join(path, name, 0);
+    return access(path, F_OK) == 0;
+}
+
+/* Whether there is no room, with errno set. */
+static int is_full(void) {
+    if (!has_mark("full"))
+        return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
+static void wait_if_slow(void) {
+    char path[PATH_BYTES], text[16] = "";
+    join(path, "slow", 0);
+    int fd = raw_open(path, O_RDONLY, 0);
+    if (fd < 0)
+        return;
+    if (syscall(SYS_read, fd, text, sizeof text - 1) > 0)
+        usleep((useconds_t)atoi(text) * 1000);
+    raw_close(fd);
+}
+
 /* Counts a call. 0: go on. 1: fail with errno set. 2: write half. */
 static int strike(const char *path, int is_sync) {
     pthread_once(&once, set_up);
@@ -215,7 +247,7 @@ static ssize_t write_parts(int fd, const struct iovec *parts, int count, off_t o
     for (int i = 0; i < count; i++)
         range += parts[i].iov_len;
     struct iovec half;
-    int struck = strike(file->path, 0);
+    int struck = is_full() ? 1 : strike(file->path, 0);
     if (struck == 2 && range > 1) {
         half.iov_base = parts[0].iov_base;
         half.iov_len = parts[0].iov_len / 2;
@@ -280,6 +312,10 @@ int ftruncate(int fd, off_t length) {
         struct stat now;
         syscall(SYS_fstat, fd, &now);
         /* To cut a file needs no room. */
+        if (length > now.st_size && is_full()) {
+            pthread_mutex_unlock(&lock);
+            return -1;
+        }
         if (strike(file->path, 0) && length > now.st_size) {
             pthread_mutex_unlock(&lock);
             return -1;
@@ -331,6 +367,9 @@ static int sync_descriptor(int fd, long call) {
         return (int)syscall(call, fd);
     }
     struct descriptor copy = *file;
+    pthread_mutex_unlock(&lock);
+    wait_if_slow();
+    pthread_mutex_lock(&lock);
     uint64_t until = 0;
     join(record, "file-", copy.inode);
     if (stat(record, &now) == 0)
@@ -415,7 +454,7 @@ static int open_at(int at, const char *path, int flags, int mode) {
     if (watched) {
         pthread_mutex_lock(&lock);
         int writes = (flags & O_CREAT && access(path, F_OK) != 0) || (flags & O_TRUNC);
-        if (writes && strike(path, 0)) {
+        if (writes && (is_full() || strike(path, 0))) {
             pthread_mutex_unlock(&lock);
             return -1;
         }
@@ -546,6 +585,20 @@ int unlinkat(int at, const char *path, int flags) {
     if (!is_watched(whole))
         return (int)syscall(SYS_unlinkat, at, path, flags);
     return flags & AT_REMOVEDIR ? rmdir(whole) : unlink(whole);
+}
+
+/* Connections to the loopback come from an address of its own for each process. */
+int connect(int fd, const struct sockaddr *address, socklen_t length) {
+    const char *text = getenv("KVORUM_SHIM_SOURCE");
+    struct sockaddr_in source = {.sin_family = AF_INET};
+    if (text && address && address->sa_family == AF_INET && inet_pton(AF_INET, text, &source.sin_addr) == 1) {
+        int yes = 1;
+        /* Where these fail, the connection comes from the usual address, which the test refuses. */
+        setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &yes, sizeof yes);
+        if (bind(fd, (struct sockaddr *)&source, sizeof source) != 0)
+            errno = 0;
+    }
+    return (int)syscall(SYS_connect, fd, address, length);
 }
 
 /* What is not modelled. */

@@ -115,6 +115,25 @@ impl ForgetfulDisk {
         }
     }
 
+    /// Every sync waits so many milliseconds first, from the next on; `None`: no longer.
+    pub fn slow(&self, milliseconds: Option<&str>) -> io::Result<()> {
+        self.mark("slow", milliseconds)
+    }
+
+    /// Whatever needs room fails, from the next call on.
+    pub fn full(&self, full: bool) -> io::Result<()> {
+        self.mark("full", full.then_some(""))
+    }
+
+    fn mark(&self, name: &str, contents: Option<&str>) -> io::Result<()> {
+        let path = self.undo.path().join(name);
+        match contents {
+            Some(contents) => fs::write(path, contents),
+            None if path.exists() => fs::remove_file(path),
+            None => Ok(()),
+        }
+    }
+
     /// Takes back what was not synced, as if the machine had stopped when the process did.
     pub fn crash(&self, forgetting: Forgetting, random: &mut Random) -> io::Result<()> {
         let mut random = (forgetting == Forgetting::AnyPart).then_some(random);

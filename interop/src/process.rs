@@ -50,8 +50,19 @@ pub struct Member {
     folder: Option<TempDir>,
     client_url: String,
     peer_url: String,
+    place: Option<Place>,
     /// None until the first start.
     child: Option<Child>,
+}
+
+/// Where a member of several belongs. Others know its peer URL, which therefore stays.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub name: String,
+    /// As `--initial-cluster` takes it.
+    pub initial_cluster: String,
+    /// Whether the cluster is there already.
+    pub existing: bool,
 }
 
 impl Member {
@@ -73,13 +84,34 @@ impl Member {
             folder: Some(folder),
             client_url: free_url(),
             peer_url: free_url(),
+            place: None,
             child: None,
         })
+    }
+
+    /// Makes it one of several; without this it founds a cluster of its own.
+    pub fn set_place(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
+    /// The URL for other members, as `http://127.0.0.1:port`.
+    pub fn peer_url(&self) -> &str {
+        &self.peer_url
+    }
+
+    /// Whether the process was started and has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Sets the variables that the next start gets besides `PATH`.
     pub fn set_environment(&mut self, environment: Vec<(String, OsString)>) {
         self.environment = environment;
+    }
+
+    /// Another program for the next start.
+    pub fn set_binary(&mut self, binary: &Path) {
+        self.binary = binary.to_path_buf();
     }
 
     /// The URL for clients, as `http://127.0.0.1:port`.
@@ -148,7 +180,7 @@ impl Member {
                 }
                 Err(error) => {
                     let taken = error.to_lowercase().contains("address already in use");
-                    if !taken || attempt == START_ATTEMPTS {
+                    if !taken || attempt == START_ATTEMPTS || self.place.is_some() {
                         return Err(error);
                     }
                     self.client_url = free_url();
@@ -180,18 +212,22 @@ impl Drop for Member {
 }
 
 fn launch(member: &Member, folder: &Path) -> Result<(Child, String), String> {
-    let Member { kind, binary, arguments, client_url, peer_url, .. } = member;
+    let Member { kind, binary, arguments, client_url, peer_url, place, .. } = member;
     let kind = *kind;
     let mut command = Command::new(binary);
     command.arg(format!("--data-dir={}", folder.join("data").display()));
     if kind == Kind::Server {
+        let alone =
+            || Place { name: "default".to_owned(), initial_cluster: format!("default={peer_url}"), existing: false };
+        let Place { name, initial_cluster, existing } = place.clone().unwrap_or_else(alone);
         command.args([
-            "--name=default".to_owned(),
+            format!("--name={name}"),
             format!("--listen-client-urls={client_url}"),
             format!("--advertise-client-urls={client_url}"),
             format!("--listen-peer-urls={peer_url}"),
             format!("--initial-advertise-peer-urls={peer_url}"),
-            format!("--initial-cluster=default={peer_url}"),
+            format!("--initial-cluster={initial_cluster}"),
+            format!("--initial-cluster-state={}", if existing { "existing" } else { "new" }),
         ]);
     }
     command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());

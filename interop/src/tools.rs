@@ -11,6 +11,12 @@ pub const REQUIRE: &str = "KVORUM_REQUIRE_TOOLS";
 /// Path of an etcd-compatible binary to test instead of the workspace's `kvorum`.
 pub const SERVER: &str = "KVORUM_TEST_SERVER";
 
+/// Path of a real etcd 3.7, for tests that need one as a program of its own.
+pub const ETCD: &str = "KVORUM_TEST_ETCD";
+
+/// Path of an etcd 3.6 to cluster with; tests with it are skipped without.
+pub const PREVIOUS: &str = "KVORUM_TEST_ETCD_36";
+
 /// Gives the tool, or prints why the test is skipped.
 ///
 /// # Panics
@@ -70,6 +76,20 @@ pub fn all_etcdctl() -> Result<Vec<PathBuf>, String> {
     found.sort();
     found.dedup();
     if found.is_empty() { Err("etcdctl not installed".to_owned()) } else { Ok(found) }
+}
+
+/// A member of etcd 3.7: what [`ETCD`] names, or as [`released`] finds it.
+pub fn etcd() -> Result<PathBuf, String> {
+    named(ETCD).map_or_else(|| released("etcd"), Ok)
+}
+
+/// A member of etcd 3.6, which nobody builds here: the tests' Go programs need modules of 3.7.
+pub fn previous_etcd() -> Result<PathBuf, String> {
+    named(PREVIOUS).ok_or_else(|| format!("{PREVIOUS} names no etcd 3.6"))
+}
+
+fn named(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// A program of etcd 3.7 (`etcd`, `etcdutl`): one of the path, or built from the modules that the Go programs of the tests

@@ -505,6 +505,11 @@ impl Consensus {
         self.raw.mut_store().release_before(first);
     }
 
+    /// Entries that are applied go to no peer any more: who lacks one gets a snapshot.
+    pub fn release_applied_log(&mut self) {
+        self.raw.mut_store().release_applied();
+    }
+
     /// Keeps at most this many applied entries in memory, for a simulation whose peers are to fall behind soon.
     pub fn limit_log_window(&mut self, entries_max: usize) {
         self.raw.mut_store().limit(entries_max);
@@ -555,10 +560,20 @@ impl Consensus {
             return Ok(self.conf_state());
         }
         let state = self.raw.apply_conf_change(&translated).map_err(|error| format!("raft: {error}"))?;
+        self.step_down_if_removed();
         self.keep_our_election_timeout();
         let state = from_raft_conf_state(&state);
         self.raw.mut_store().set_conf_state(to_raft_conf_state(&state));
         Ok(state)
+    }
+
+    /// The raft crate lets a leader that is no member any more lead on, and then panics at the next answer to it. That the
+    /// removal is committed stands in messages that are on their way already.
+    fn step_down_if_removed(&mut self) {
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
+            raft.become_follower(raft.term, raft::INVALID_ID);
+        }
     }
 
     pub fn conf_state(&self) -> raftpb::ConfState {

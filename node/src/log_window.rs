@@ -89,6 +89,16 @@ impl LogWindow {
         }
     }
 
+    /// Whoever has less than what is applied here gets a snapshot from now on.
+    pub(crate) fn release_applied(&mut self) {
+        while let Some(entry) = self.entries.front().filter(|entry| entry.index <= self.applied) {
+            self.before = (entry.index, entry.term);
+            self.bytes -= entry_bytes(entry);
+            self.entries.pop_front();
+        }
+        self.release_before(self.before.0 + 1);
+    }
+
     /// The write-ahead log no longer holds what is before `first`.
     pub(crate) fn release_before(&mut self, first: u64) {
         let first = first.min(self.before.0 + 1);
@@ -256,6 +266,17 @@ impl Storage for LogWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_applied_can_be_released() {
+        let entries = (1..=4).map(|index| entry(index, 1)).collect();
+        let mut window = LogWindow::new(HardState::default(), ConfState::default(), (0, 0), entries);
+        window.trim(3);
+        assert_eq!(window.first_index(), Ok(1));
+        window.release_applied();
+        assert_eq!((window.first_index(), window.last_index()), (Ok(4), Ok(4)));
+        assert_eq!(window.term(3), Ok(1));
+    }
 
     fn entry(index: u64, term: u64) -> Entry {
         Entry { index, term, data: vec![0; 100].into(), ..Entry::default() }

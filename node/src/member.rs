@@ -14,6 +14,7 @@ use kvorum_api::etcdserverpb::{
 use kvorum_api::{EtcdError, raftpb};
 use kvorum_store::{
     Applied, ApplyError, ApplyFailure, Effects, EventBatch, LeaseChange, MemberChange, Position, Reply, Writer,
+    decode_request,
 };
 use prost::Message;
 use serde::Deserialize;
@@ -56,6 +57,9 @@ pub struct Turn<W> {
     pub space_exceeded: bool,
     /// Members came, went, or changed their addresses.
     pub membership_changed: bool,
+    /// The cluster went down to an older version, whose members cannot apply what is in the log so far: it must not be
+    /// read again at the next start.
+    pub snapshot_forced: bool,
     /// Another leader, or none.
     pub leader_changed: bool,
     /// Messages that were refused, and why.
@@ -74,6 +78,7 @@ impl<W> Default for Turn<W> {
             leases_changed: false,
             space_exceeded: false,
             membership_changed: false,
+            snapshot_forced: false,
             leader_changed: false,
             refused: Vec::new(),
         }
@@ -250,6 +255,10 @@ impl<W> Member<W> {
             while let Some(entry) = self.consensus.next_committed() {
                 self.apply(now, &entry, turn)?;
                 self.consensus.handle_applied(entry.index);
+                if std::mem::take(&mut self.effects.snapshot_forced) {
+                    self.consensus.release_applied_log();
+                    turn.snapshot_forced = true;
+                }
                 went_on = true;
             }
             self.reads.take_applied(self.consensus.applied_index(), |waiter| turn.reads.push((waiter, Ok(()))));
@@ -302,7 +311,8 @@ impl<W> Member<W> {
         self.reads.take_expired(now, |waiter| turn.reads.push((waiter, Err(EtcdError::Timeout))));
         while self.held.front().is_some_and(|(deadline, _)| *deadline <= now) {
             let (_, proposal) = self.held.pop_front().expect("looked at above");
-            turn.replies.push((proposal.waiter, Err(EtcdError::Timeout)));
+            // It was never proposed, which etcd tells apart from a proposal whose outcome is unknown.
+            turn.replies.push((proposal.waiter, Err(EtcdError::DeadlineExceeded)));
         }
         if let Some(context) = self.reads.context() {
             self.ask_for_reads(context);
@@ -438,7 +448,7 @@ impl<W> Member<W> {
         data: &Bytes,
         turn: &mut Turn<W>,
     ) -> Result<(), MemberFailure> {
-        let request = InternalRaftRequest::decode(data.clone()).map_err(|error| failure(position, error))?;
+        let request = decode_request(data).map_err(|error| failure(position, error))?;
         let outcome = self.writer.apply(position, &request, &mut self.effects).map_err(MemberFailure::Apply)?;
         turn.events.append(&mut self.effects.events);
         turn.compaction_scheduled |= std::mem::take(&mut self.effects.compaction_scheduled);

@@ -66,6 +66,7 @@ impl BackendThread {
     fn commit(&mut self) -> Result<(), String> {
         let core = Arc::clone(&self.core);
         let gate = core.commit_gate.lock();
+        let is_forced = self.core.take_snapshot_forced();
         // The members change under the same lock, so these are those of the position.
         let (batch, position, conf_state, members) = {
             let mut state = self.core.state();
@@ -74,7 +75,9 @@ impl BackendThread {
         };
         let Some(batch) = batch else {
             self.core.note_backend_commit();
-            return Ok(());
+            drop(gate);
+            // What forced the snapshot may have been committed before it was told.
+            return if is_forced { self.snapshot(position, conf_state, &members) } else { Ok(()) };
         };
         let began = Instant::now();
         self.backend.commit(&batch).map_err(|error| error.to_string())?;
@@ -85,7 +88,7 @@ impl BackendThread {
         self.core.state().writer().set_backend_size(in_use);
         self.core.note_backend_commit();
         drop(gate);
-        if position.index >= self.snapshots.newest + self.snapshots.count {
+        if is_forced || position.index >= self.snapshots.newest + self.snapshots.count {
             self.snapshot(position, conf_state, &members)?;
         }
         Ok(())

@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kvorum_api::{EtcdError, raftpb};
 use kvorum_node::Role;
-use kvorum_store::Member;
+use kvorum_store::{Member, Version};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::cluster::reconfiguration::{self, Connections, Promotion};
+use crate::cluster::{monitor, versions};
 use crate::core::{Core, Waiter};
 use crate::ids::to_hex;
 use crate::leases::{pause, wait_for_leader};
@@ -128,6 +129,37 @@ pub async fn move_leader(core: &Core, target: u64) -> Result<(), EtcdError> {
     let took_milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(old_leader_member_id = %from, new_leader_member_id = %to, took_milliseconds, "leadership transfer finished");
     Ok(())
+}
+
+/// Looks whether the cluster may be downgraded to a version, and begins it if `begin`. Gives the cluster version.
+pub async fn downgrade(core: &Core, target: &str, begin: bool) -> Result<Version, EtcdError> {
+    let target = versions::downgrade_target(target)?;
+    cluster_version(core)?;
+    core.linearize().await?;
+    let cluster = cluster_version(core)?;
+    versions::check_downgrade(Some(&cluster), &core.reader.members().downgrade, &target)?;
+    if begin {
+        core.propose(monitor::begin_downgrade(&target)).await?;
+    }
+    cluster_version(core)
+}
+
+/// Ends a downgrade. Whatever stands in the way is no error, as in etcd: the answer is the cluster version.
+pub async fn cancel_downgrade(core: &Core) -> Result<Version, EtcdError> {
+    let cancel = async {
+        core.linearize().await?;
+        versions::check_downgrade_cancel(&core.reader.members().downgrade)?;
+        core.propose(monitor::end_downgrade()).await.map(drop)
+    };
+    if let Err(error) = cancel.await {
+        tracing::warn!(error = %error, "failed to cancel downgrade");
+    }
+    cluster_version(core)
+}
+
+fn cluster_version(core: &Core) -> Result<Version, EtcdError> {
+    let version = core.reader.cluster_version().and_then(|version| version.parse().ok());
+    version.ok_or(EtcdError::ClusterVersionUnavailable)
 }
 
 /// At a stop: hands leadership to the voter that has been connected for longest, so that nobody waits for an election.

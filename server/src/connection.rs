@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use crate::grpc::{MessageReader, Responder, Status, answer_content_type, parse_timeout};
 use crate::limits::{CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, STREAM_WINDOW_BYTES};
 use crate::metrics::GrpcMethod;
+use crate::payload::Payload;
 use crate::pings::{Keepalive, KeepaliveConfig, KeepaliveStep, PingWatch};
 use crate::services::{self, Call};
 use crate::socket::{Flusher, GatheringSocket, gather};
@@ -81,7 +82,7 @@ async fn serve_http2(worker: Rc<Worker>, stream: TcpStream, config: Rc<Connectio
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(config.concurrent_streams_max)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .handshake(socket);
+        .handshake::<_, Payload>(socket);
     let mut handshake = pin!(tokio::time::timeout(Duration::from_secs(PREFACE_SECONDS_MAX), handshake));
     let connection = poll_fn(|context| {
         let polled = handshake.as_mut().poll(context);
@@ -135,7 +136,7 @@ enum End {
 fn accept(
     worker: &Rc<Worker>,
     config: &ConnectionConfig,
-    connection: &mut Connection<GatheringSocket, Bytes>,
+    connection: &mut Connection<GatheringSocket, Payload>,
     context: &mut Context<'_>,
 ) -> bool {
     for _ in 0..ACCEPTS_PER_TURN_MAX {
@@ -154,7 +155,7 @@ fn begin_call(
     worker: &Rc<Worker>,
     config: &ConnectionConfig,
     request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Payload>,
     context: &mut Context<'_>,
 ) {
     let (head, body) = request.into_parts();
@@ -234,7 +235,7 @@ struct Pinger {
 }
 
 impl Pinger {
-    fn new(connection: &mut Connection<GatheringSocket, Bytes>, config: &KeepaliveConfig) -> Self {
+    fn new(connection: &mut Connection<GatheringSocket, Payload>, config: &KeepaliveConfig) -> Self {
         Self {
             ping_pong: connection.ping_pong(),
             timer: Box::pin(tokio::time::sleep(config.interval)),

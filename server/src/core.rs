@@ -3,8 +3,8 @@
 //! Two locks, always taken in this order. `log` belongs to whoever drives: it takes proposals into raft, writes and syncs
 //! the WAL, applies what became committed. `state` guards raft, store and timers, and is held only between disk calls,
 //! so reads never wait for the disk. A connection thread drives its own small batches while syncs are quick; everything
-//! else is driven by the log thread. The raft thread moves raft's clock, and what peers send is
-//! taken on the thread that reads it; neither ever touches the disk, so that no heartbeat waits for it.
+//! else is driven by the log thread. The raft thread moves raft's clock, and what peers send is taken on the thread that
+//! reads it; neither ever touches the disk, so that no heartbeat waits for it.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -100,6 +100,8 @@ pub struct Core {
     leader: AtomicU64,
     /// When the present leader was first seen.
     leader_elected_milliseconds: AtomicU64,
+    /// When the last leader was lost.
+    leader_lost_milliseconds: AtomicU64,
     commit_index: AtomicU64,
     sync_microseconds: AtomicU64,
     backlog_operations: AtomicUsize,
@@ -112,6 +114,7 @@ pub struct Core {
     compactions_scheduled: AtomicU64,
     compactions_finished: AtomicU64,
     backend_commits: AtomicU64,
+    snapshot_forced: AtomicBool,
     failure: OnceLock<String>,
     /// Held while a commit is taken and made, and while another database takes the store's place.
     pub commit_gate: Mutex<()>,
@@ -220,6 +223,7 @@ impl Core {
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             leader_elected_milliseconds: AtomicU64::new(0),
+            leader_lost_milliseconds: AtomicU64::new(0),
             commit_index: AtomicU64::new(0),
             sync_microseconds: AtomicU64::new(0),
             backlog_operations: AtomicUsize::new(0),
@@ -231,6 +235,7 @@ impl Core {
             compactions_scheduled: AtomicU64::new(0),
             compactions_finished: AtomicU64::new(0),
             backend_commits: AtomicU64::new(0),
+            snapshot_forced: AtomicBool::new(false),
             failure: OnceLock::new(),
             commit_gate: Mutex::new(()),
             stopped: watch::Sender::new(false),
@@ -335,8 +340,12 @@ impl Core {
     }
 
     /// What a request is told that began at `began` (see [`Self::now`]) and whose time is over, as etcd tells it: whether
-    /// a leader was lost meanwhile, or the connection to it, or neither.
+    /// a leader was lost meanwhile, or the connection to it, or neither. What never found a leader was never proposed:
+    /// only its time is over.
     pub fn timeout_error(&self, began: u64) -> EtcdError {
+        if self.leader() == 0 && self.leader_lost_milliseconds.load(Ordering::Relaxed) <= began {
+            return EtcdError::DeadlineExceeded;
+        }
         let elected = self.leader_elected_milliseconds.load(Ordering::Relaxed);
         let two_timeouts = 2 * u64::try_from(self.config.election_timeout.as_millis()).unwrap_or(u64::MAX / 2);
         if began > elected.saturating_sub(two_timeouts) && began < elected {
@@ -364,7 +373,14 @@ impl Core {
 
     /// Asks for a linearizable read; the waiter hears when it may be served.
     pub fn read(&self, waiter: Waiter) {
-        self.turn(|member, now, _| member.read(now, waiter));
+        let mut waiter = Some(waiter);
+        if !self.is_stopping() {
+            self.turn(|member, now, _| waiter.take().into_iter().for_each(|waiter| member.read(now, waiter)));
+        }
+        // A member that failed takes none.
+        if let Some(waiter) = waiter {
+            self.deliver(Turn { reads: vec![(waiter, Err(EtcdError::Stopped))], ..Turn::default() }, None);
+        }
     }
 
     /// Waits until a linearizable read may be served.
@@ -421,8 +437,8 @@ impl Core {
     }
 
     /// Commits a small batch on the calling connection thread if the disk is quick and nobody else is driving. Returns
-    /// false, with the batch untouched, if the log thread should do it. Replies for `worker` go to `own`. What
-    /// another member is to take into its log leaves at once, and waits for no disk here.
+    /// false, with the batch untouched, if the log thread should do it. Replies for `worker` go to `own`. What another
+    /// member is to take into its log leaves at once, and waits for no disk here.
     pub fn drive_inline(
         &self,
         proposals: &mut Vec<Proposal<Waiter>>,
@@ -631,6 +647,10 @@ impl Core {
                 self.mailboxes[worker].put(mail);
             }
         }
+        if turn.snapshot_forced {
+            self.snapshot_forced.store(true, Ordering::Release);
+            self.want_backend_commit();
+        }
         if turn.leases_changed {
             self.leases_changed.notify_waiters();
         }
@@ -673,6 +693,7 @@ impl Core {
     fn note_leader_change(&self) {
         let (leader, term) = (self.leader(), self.term());
         if leader == 0 {
+            self.leader_lost_milliseconds.store(self.now(), Ordering::Relaxed);
             tracing::info!(term, "the cluster has no leader");
         } else {
             self.leader_elected_milliseconds.store(self.now(), Ordering::Relaxed);
@@ -756,6 +777,11 @@ impl Core {
     /// Sleeps until a backend commit is due, or wanted earlier.
     pub fn wait_for_backend_work(&self, interval: Duration) {
         self.backend_wanted.wait(interval);
+    }
+
+    /// Whether the next commit must come with a snapshot, and forgets it.
+    pub fn take_snapshot_forced(&self) -> bool {
+        self.snapshot_forced.swap(false, Ordering::AcqRel)
     }
 
     pub fn want_backend_commit(&self) {

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use kvorum_api::{Code, EtcdError};
 
 use crate::metrics::GrpcMethod;
+use crate::payload::Payload;
 use crate::urls::quote;
 
 /// Length of the prefix of a gRPC message: a compression flag and four bytes of length.
@@ -52,7 +53,11 @@ impl Status {
 
 impl From<EtcdError> for Status {
     fn from(error: EtcdError) -> Self {
-        Self::new(error.code(), error.text())
+        match error {
+            // Its row is the clients'; etcd's servers let grpc-go say this one.
+            EtcdError::DeadlineExceeded => Self::deadline_exceeded(),
+            error => Self::new(error.code(), error.text()),
+        }
     }
 }
 
@@ -95,13 +100,13 @@ pub fn answer_content_type(request: &HeaderValue) -> Option<HeaderValue> {
 
 /// The answering half of a unary call.
 pub struct Responder {
-    respond: h2::server::SendResponse<Bytes>,
+    respond: h2::server::SendResponse<Payload>,
     content_type: HeaderValue,
 }
 
 impl Responder {
     /// With plain `application/grpc` for `None`.
-    pub fn new(respond: h2::server::SendResponse<Bytes>, content_type: Option<HeaderValue>) -> Self {
+    pub fn new(respond: h2::server::SendResponse<Payload>, content_type: Option<HeaderValue>) -> Self {
         Self { respond, content_type: content_type.unwrap_or(CONTENT_TYPE) }
     }
 
@@ -114,7 +119,7 @@ impl Responder {
     /// Sends a framed message and status 0. A peer that went away is no error: nobody is left to tell.
     pub fn reply(mut self, frame: Bytes) {
         let Ok(mut stream) = self.respond.send_response(self.head(), false) else { return };
-        if stream.send_data(frame, false).is_ok() {
+        if stream.send_data(frame.into(), false).is_ok() {
             drop(stream.send_trailers(ok_trailers()));
         }
     }
@@ -122,7 +127,7 @@ impl Responder {
     /// The same for a framed message in several pieces.
     pub fn reply_pieces(mut self, pieces: Vec<Bytes>) {
         let Ok(mut stream) = self.respond.send_response(self.head(), false) else { return };
-        if pieces.into_iter().all(|piece| stream.send_data(piece, false).is_ok()) {
+        if pieces.into_iter().all(|piece| stream.send_data(piece.into(), false).is_ok()) {
             drop(stream.send_trailers(ok_trailers()));
         }
     }
@@ -147,7 +152,7 @@ impl Responder {
 }
 
 /// The answering half of a streaming call.
-pub struct StreamResponder(SendStream<Bytes>);
+pub struct StreamResponder(SendStream<Payload>);
 
 impl StreamResponder {
     /// Sends one or more whole frames, waiting for the peer's flow control. False once the peer is gone.
@@ -157,7 +162,7 @@ impl StreamResponder {
             let capacity = poll_fn(|context| self.0.poll_capacity(context)).await;
             let Some(Ok(capacity)) = capacity else { return false };
             let chunk = frames.split_to(capacity.min(frames.len()));
-            if !chunk.is_empty() && self.0.send_data(chunk, false).is_err() {
+            if !chunk.is_empty() && self.0.send_data(chunk.into(), false).is_err() {
                 return false;
             }
         }
@@ -355,20 +360,23 @@ const NO_TEXT: &str = "string field contains invalid UTF-8";
 
 /// Decodes the request of a unary call. The text of a failure is grpc-go's.
 pub fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, Status> {
-    decode_as("grpc: error unmarshalling request", message)
+    M::decode(message).map_err(|error| malformed(&error))
+}
+
+/// What [`decode`] says to a message that is none.
+pub fn malformed(error: &prost::DecodeError) -> Status {
+    malformed_as("grpc: error unmarshalling request", error)
 }
 
 /// Decodes a message of a stream.
 pub fn decode_streamed<M: prost::Message + Default>(message: Bytes) -> Result<M, Status> {
-    decode_as("grpc: failed to unmarshal the received message", message)
+    M::decode(message).map_err(|error| malformed_as("grpc: failed to unmarshal the received message", &error))
 }
 
-fn decode_as<M: prost::Message + Default>(what: &str, message: Bytes) -> Result<M, Status> {
-    M::decode(message).map_err(|error| {
-        // The decoder says which only in words.
-        let reason = if error.to_string().ends_with("data is not UTF-8 encoded") { NO_TEXT } else { NO_PROTOBUF };
-        Status::new(Code::Internal, format!("{what}: {reason}"))
-    })
+fn malformed_as(what: &str, error: &prost::DecodeError) -> Status {
+    // The decoder says which only in words.
+    let reason = if error.to_string().ends_with("data is not UTF-8 encoded") { NO_TEXT } else { NO_PROTOBUF };
+    Status::new(Code::Internal, format!("{what}: {reason}"))
 }
 
 #[cfg(test)]

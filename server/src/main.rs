@@ -1,6 +1,8 @@
 //! The binary `kvorum`: reads what it is asked for, sets up the log, and hands over to the library. Exit codes are
 //! etcd's: 2 for a command line that cannot be read, 1 for one that makes no sense.
 
+mod demo;
+
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -17,6 +19,11 @@ fn main() -> ExitCode {
     let environment: Vec<(String, String)> = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect();
+    if let [first, rest @ ..] = arguments.as_slice()
+        && first == "demo-cluster"
+    {
+        return demo::run(rest);
+    }
     match config::parse(&arguments, &environment) {
         Ok(Command::Version) => print(&config::version_text()),
         Ok(Command::Help) => {

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use kvorum_api::raftpb;
 use kvorum_disk::lmdb::{LmdbBackend, LmdbOptions};
 use kvorum_disk::snap::SnapDirectory;
-use kvorum_disk::wal::{HardState as WalHardState, Recovered, Wal, WalMetadata, WalOptions, WalSnapshot};
+use kvorum_disk::wal::{HardState as WalHardState, Recovered, Wal, WalEntry, WalMetadata, WalOptions, WalSnapshot};
 use kvorum_disk::{DiskError, FileSystem, RealFileSystem, Reopened, create_durable_directories};
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::Member;
@@ -21,6 +21,7 @@ use tracing::info;
 
 use crate::background::SnapshotPolicy;
 use crate::cluster::addresses::SystemResolver;
+use crate::cluster::forced;
 use crate::cluster::forming::{self, Forming, Logged};
 use crate::cluster::versions;
 use crate::config::{ClusterState, Config};
@@ -329,6 +330,9 @@ impl Log {
             self.record_received(&mut log, restored)?;
             backend.clear_received_mark().map_err(|error| StartError::new("backend", error))?;
         }
+        if config.force_new_cluster {
+            self.force(&mut log, restored)?;
+        }
         match kvorum_node::restart(log, restored).map_err(StartError)? {
             Restart::From(start) => Ok(StartedLog { metadata: self.metadata, wal: self.wal, start }),
             Restart::FoundAgain => self.found_again(config),
@@ -347,6 +351,40 @@ impl Log {
             .and_then(|_| self.wal.sync());
         written.map_err(|error| StartError::new("write-ahead log", error))?;
         tracing::info!(snapshot_index = position.index, "Recovering from snapshot backend");
+        Ok(())
+    }
+
+    /// `--force-new-cluster`: what is committed stays, and changes behind it remove all others. They are written before
+    /// anything else happens.
+    fn force(&mut self, log: &mut RecoveredLog, restored: &Restored) -> Result<(), StartError> {
+        let members: Vec<u64> = log.conf_state.voters.iter().chain(&log.conf_state.learners).copied().collect();
+        let hard_state = log.hard_state;
+        let entries = std::mem::take(&mut log.entries);
+        let position = (hard_state.term, hard_state.commit);
+        let own = self.metadata.node_id;
+        let forced = forced::force(&members, entries, position, restored.consistent_index, own).map_err(StartError)?;
+        let added: Vec<WalEntry<'_>> = forced
+            .added
+            .iter()
+            .map(|entry| WalEntry {
+                entry_type: entry.r#type(),
+                term: entry.term(),
+                index: entry.index(),
+                data: entry.data(),
+            })
+            .collect();
+        let state = WalHardState { term: hard_state.term, vote: hard_state.vote, commit: forced.commit };
+        let written = self.wal.append(&added, Some(&state)).and_then(|_| self.wal.sync());
+        written.map_err(|error| StartError::new("write-ahead log", error))?;
+        tracing::warn!(
+            local_member_id = %to_hex(own),
+            commit_index = forced.commit,
+            removed_members = forced.added.len(),
+            "forcing a new cluster of this member alone"
+        );
+        log.entries = forced.kept;
+        log.entries.extend(forced.added);
+        log.hard_state.commit = forced.commit;
         Ok(())
     }
 

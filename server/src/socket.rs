@@ -11,12 +11,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::authority::RepairedReader;
 use crate::limits::{GO_AWAY_MILLISECONDS, SOCKET_BUFFER_BYTES_MAX};
+use crate::payload;
 use crate::pings::PingWatch;
+
+/// Segments of one system call; what is more goes with the next.
+const SEND_SLICES_MAX: usize = 64;
 
 /// The half that h2 owns. Flushing it does nothing: [`Flusher::poll_flush`] does.
 pub struct GatheringSocket(Rc<RefCell<State>>);
@@ -29,14 +34,27 @@ struct State {
     /// In front of reading until the connection needs no repair, which for nearly all is the first header block.
     repaired: Option<Box<RepairedReader>>,
     pings: PingWatch,
+    /// Copies, in order.
     gathered: Vec<u8>,
+    /// Large pieces, each with how much of `gathered` goes before it.
+    shared: Vec<(usize, Bytes)>,
+    shared_bytes: usize,
+    /// Of both together.
     sent: usize,
 }
 
 /// Wraps a stream.
 pub fn gather(stream: TcpStream, pings: PingWatch) -> (GatheringSocket, Flusher) {
     let repaired = Some(Box::new(RepairedReader::new()));
-    let state = Rc::new(RefCell::new(State { stream, repaired, pings, gathered: Vec::new(), sent: 0 }));
+    let state = Rc::new(RefCell::new(State {
+        stream,
+        repaired,
+        pings,
+        gathered: Vec::new(),
+        shared: Vec::new(),
+        shared_bytes: 0,
+        sent: 0,
+    }));
     (GatheringSocket(Rc::clone(&state)), Flusher(state))
 }
 
@@ -86,20 +104,70 @@ impl State {
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.gathered.len() {
-            let count = ready!(Pin::new(&mut self.stream).poll_write(context, &self.gathered[self.sent..]))?;
+        while self.sent < self.waiting_bytes() {
+            let count = ready!(match self.shared.is_empty() {
+                true => Pin::new(&mut self.stream).poll_write(context, &self.gathered[self.sent..]),
+                false => {
+                    let mut slices = [io::IoSlice::new(&[]); SEND_SLICES_MAX];
+                    let used = slices_from(&self.gathered, &self.shared, self.sent, &mut slices);
+                    Pin::new(&mut self.stream).poll_write_vectored(context, &slices[..used])
+                }
+            })?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += count;
         }
         self.gathered.clear();
+        self.shared.clear();
+        self.shared_bytes = 0;
         self.sent = 0;
         if self.gathered.capacity() > SOCKET_BUFFER_BYTES_MAX * 2 {
             self.gathered.shrink_to(SOCKET_BUFFER_BYTES_MAX);
         }
         Poll::Ready(Ok(()))
     }
+
+    /// Bytes taken from h2 since everything was sent.
+    fn waiting_bytes(&self) -> usize {
+        self.gathered.len() + self.shared_bytes
+    }
+
+    fn gather(&mut self, bytes: &[u8]) {
+        self.pings.written(bytes);
+        match payload::claim(bytes) {
+            Some(piece) => {
+                self.shared_bytes += piece.len();
+                self.shared.push((self.gathered.len(), piece));
+            }
+            None => self.gathered.extend_from_slice(bytes),
+        }
+    }
+}
+
+/// What is to be sent next, behind the first `sent` bytes: fills `slices` as far as they go and says how many are in use.
+fn slices_from<'a>(
+    gathered: &'a [u8],
+    shared: &'a [(usize, Bytes)],
+    sent: usize,
+    slices: &mut [io::IoSlice<'a>],
+) -> usize {
+    let (mut skip, mut used, mut from) = (sent, 0, 0);
+    let mut add = |bytes: &'a [u8]| {
+        if skip >= bytes.len() {
+            skip -= bytes.len();
+        } else if used < slices.len() {
+            slices[used] = io::IoSlice::new(&bytes[skip..]);
+            (skip, used) = (0, used + 1);
+        }
+    };
+    for (position, piece) in shared {
+        add(&gathered[from..*position]);
+        add(piece);
+        from = *position;
+    }
+    add(&gathered[from..]);
+    used
 }
 
 impl AsyncRead for GatheringSocket {
@@ -127,11 +195,10 @@ impl AsyncRead for GatheringSocket {
 impl AsyncWrite for GatheringSocket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = self.0.borrow_mut();
-        if state.gathered.len() >= SOCKET_BUFFER_BYTES_MAX {
+        if state.waiting_bytes() >= SOCKET_BUFFER_BYTES_MAX {
             ready!(state.poll_send(context))?;
         }
-        state.pings.written(bytes);
-        state.gathered.extend_from_slice(bytes);
+        state.gather(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -141,19 +208,19 @@ impl AsyncWrite for GatheringSocket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut state = self.0.borrow_mut();
-        if state.gathered.len() >= SOCKET_BUFFER_BYTES_MAX {
+        if state.waiting_bytes() >= SOCKET_BUFFER_BYTES_MAX {
             ready!(state.poll_send(context))?;
         }
         let mut count = 0;
         for slice in slices {
-            state.pings.written(slice);
-            state.gathered.extend_from_slice(slice);
+            state.gather(slice);
             count += slice.len();
         }
         Poll::Ready(Ok(count))
     }
 
-    /// With vectored writes h2 passes payloads by reference, so that each byte is copied once, into the buffer here.
+    /// With vectored writes h2 passes payloads by reference: small ones are copied once, into the buffer here, and large
+    /// ones not at all.
     fn is_write_vectored(&self) -> bool {
         true
     }
@@ -166,5 +233,43 @@ impl AsyncWrite for GatheringSocket {
         let mut state = self.0.borrow_mut();
         ready!(state.poll_send(context))?;
         Pin::new(&mut state.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// However little each call sends, the bytes go out in order, each once.
+        #[test]
+        fn everything_is_sent_in_order(
+            parts in proptest::collection::vec((any::<bool>(), 0..50usize), 0..12),
+            pieces in proptest::collection::vec(1..70usize, 1..10),
+            slices_max in 1..5usize,
+        ) {
+            let (mut gathered, mut shared, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+            for (is_shared, length) in parts {
+                let bytes: Vec<u8> = (whole.len()..whole.len() + length).map(|byte| byte as u8).collect();
+                whole.extend_from_slice(&bytes);
+                match is_shared {
+                    true => shared.push((gathered.len(), Bytes::from(bytes))),
+                    false => gathered.extend_from_slice(&bytes),
+                }
+            }
+            let mut sent = Vec::new();
+            for piece in pieces.iter().cycle() {
+                let mut slices = vec![io::IoSlice::new(&[]); slices_max];
+                let used = slices_from(&gathered, &shared, sent.len(), &mut slices);
+                prop_assert_eq!(used == 0, sent.len() == whole.len());
+                if used == 0 {
+                    break;
+                }
+                let next: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
+                sent.extend_from_slice(&next[..next.len().min(*piece)]);
+            }
+            prop_assert_eq!(sent, whole);
+        }
     }
 }

@@ -25,6 +25,7 @@ use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::opening::{Opened, checkpoint_interval, open};
 use crate::peer::{PeerAnswers, PeerConfig, PeerEvents, PeerTransport};
+use crate::scheduling;
 use crate::snapshots::Snapshots;
 use crate::urls::Url;
 use crate::watch::WatchPublisher;
@@ -125,9 +126,15 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         links: Arc::clone(&links),
     };
     let raft_core = Arc::clone(&core);
-    running.raft = Some(spawn("raft", move || raft_core.run_raft_thread())?);
+    running.raft = Some(spawn("raft", move || {
+        scheduling::prefer_short_slices();
+        raft_core.run_raft_thread();
+    })?);
     let log_core = Arc::clone(&core);
-    running.log = Some(spawn("log", move || log_core.run_log_thread())?);
+    running.log = Some(spawn("log", move || {
+        scheduling::prefer_short_slices();
+        log_core.run_log_thread();
+    })?);
     running.start_background(config)?;
     let serving = Serving {
         core: Arc::clone(&core),

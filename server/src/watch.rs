@@ -82,7 +82,8 @@ pub struct WatchLimits {
     pub queue_batches: usize,
     /// Bytes of events that a thread's waiting batches keep in memory; as above.
     pub queue_bytes: usize,
-    /// Revisions in one history read, and so at most in one response: etcd's `watchBatchMaxRevs`.
+    /// Revisions in one history read, and so at most in one response. etcd's `watchBatchMaxRevs` is 1000; a thread that
+    /// encodes as many at once keeps its other requests waiting for half a millisecond.
     pub history_revisions: usize,
     /// Events given to watchers before the thread turns to its other work.
     pub deliveries_per_turn: usize,
@@ -102,7 +103,7 @@ impl Default for WatchLimits {
             chunk_bytes: 32 * 1024,
             queue_batches: 16_384,
             queue_bytes: 16 * 1024 * 1024,
-            history_revisions: 1000,
+            history_revisions: 250,
             deliveries_per_turn: 16_384,
             bytes_per_turn: 2 * 1024 * 1024,
             moves_per_turn: 4096,

@@ -24,8 +24,8 @@ struct PendingCall {
     request_id: u64,
     respond: Responder,
     deadline: Instant,
-    /// What the caller is told when the deadline passes.
-    expired: Status,
+    /// When the call began, if the deadline is the server's; else it is the caller's own.
+    began: Option<u64>,
     method: GrpcMethod,
     /// A physical compaction is answered only when its revisions are gone.
     physical_compaction: bool,
@@ -110,15 +110,15 @@ impl Worker {
             return self.finish(meta.method, respond, Err(EtcdError::RequestTooLarge.into()));
         }
         let server_deadline = Instant::now() + self.core.config.request_timeout;
-        let (deadline, expired) = match meta.deadline {
-            Some(deadline) if deadline < server_deadline => (deadline, Status::deadline_exceeded()),
-            _ => (server_deadline, EtcdError::Timeout.into()),
+        let (deadline, began) = match meta.deadline {
+            Some(deadline) if deadline < server_deadline => (deadline, None),
+            _ => (server_deadline, Some(self.core.now())),
         };
         let slot = self.pending.borrow_mut().insert(PendingCall {
             request_id,
             respond,
             deadline,
-            expired,
+            began,
             method: meta.method,
             physical_compaction: physical,
         });
@@ -253,7 +253,8 @@ impl Worker {
             self.pending.borrow().iter().filter(|(_, call)| call.deadline <= now).map(|(slot, _)| slot).collect();
         for slot in overdue {
             let call = self.pending.borrow_mut().remove(slot);
-            self.finish(call.method, call.respond, Err(call.expired));
+            let told = call.began.map(|began| self.core.timeout_error(began).into());
+            self.finish(call.method, call.respond, Err(told.unwrap_or_else(Status::deadline_exceeded)));
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::limits::{
     ACCEPT_PAUSE_MILLISECONDS, GRPC_OVERHEAD_BYTES, READER_THREADS_PER_WORKER, STOP_GRACE_MILLISECONDS,
 };
 use crate::pings::KeepaliveConfig;
+use crate::scheduling;
 use crate::services::watch::{CoreHeader, StoreHistory};
 use crate::watch::{FRAGMENT_OVERHEAD_BYTES, WatchConfig};
 use crate::worker::Worker;
@@ -88,6 +89,7 @@ pub fn start_all(
             .max_blocking_threads(READER_THREADS_PER_WORKER)
             .build()?;
         let body = move || {
+            scheduling::prefer_short_slices();
             let local = LocalSet::new();
             local.block_on(&runtime, async move {
                 if let Some((listeners, senders)) = acceptor {

@@ -103,7 +103,7 @@ pub fn from_kvs(encoded: &[u8]) -> Vec<KeyValue> {
     decoded.kvs.into_iter().map(from_kv).collect()
 }
 
-fn from_kv(kv: mvccpb::KeyValue) -> KeyValue {
+pub fn from_kv(kv: mvccpb::KeyValue) -> KeyValue {
     let mvccpb::KeyValue { key, value, create_revision, mod_revision, version, lease } = kv;
     KeyValue { key, value, create_revision, mod_revision, version, lease }
 }

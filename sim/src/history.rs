@@ -86,7 +86,7 @@ impl History {
     /// Runs all judges. Leases may end early by as much as the clocks of the members may run fast:
     /// `clock_tolerance` is how much time may be missing of a TTL.
     pub fn check(&self, clock_tolerance: Time) -> Result<Witness, Violation> {
-        let witness = linearizable::check(self)?;
+        let witness = linearizable::check(self, clock_tolerance)?;
         for record in &self.watches {
             watch::check(record, &witness)?;
         }

@@ -8,7 +8,7 @@
 //! plant to see it found.
 
 pub mod bug;
-mod convert;
+pub mod convert;
 pub mod history;
 pub mod invariants;
 pub mod random;

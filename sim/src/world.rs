@@ -57,6 +57,8 @@ pub struct Options {
     pub watchers: u32,
     /// How long faults go on.
     pub milliseconds: u64,
+    /// The longest time between two faults.
+    pub fault_interval_max: u64,
     pub bug: Option<Bug>,
     /// Keeps the trace as text as well.
     pub keeps_trace: bool,
@@ -66,9 +68,10 @@ impl Options {
     pub fn from_seed(seed: u64) -> Self {
         let mut random = Random::new(mix(seed ^ 0x5eed));
         let members = [1, 3, 3, 3, 3, 5][random.below(6) as usize];
-        let clients = random.between(2, 6) as u32;
+        let clients = random.between(2, 7) as u32;
         let milliseconds = random.between(8_000, 20_000);
-        Self { seed, members, clients, watchers: 2, milliseconds, bug: None, keeps_trace: false }
+        let fault_interval_max = random.between(300, 2_500);
+        Self { seed, members, clients, watchers: 2, milliseconds, fault_interval_max, bug: None, keeps_trace: false }
     }
 }
 
@@ -581,6 +584,7 @@ fn new_machine(id: u64, founders: &[BootstrapMember], random: &mut Random, optio
         disk: Default::default(),
         backend: Arc::default(),
         staged: BTreeMap::new(),
+        has_received_mark: false,
         drift: random.below(2 * DRIFT_MAX) as i64 - DRIFT_MAX as i64,
         calendar_offset: 0,
         start: 0,

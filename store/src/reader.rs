@@ -15,6 +15,9 @@ use crate::member::Membership;
 use crate::revision::{KvBytes, Revision};
 use crate::shared::Shared;
 
+/// Revisions that leave the overlay under one hold of its lock, for which every put waits.
+const FORGET_STEP_REVISIONS: usize = 256;
+
 /// A view of the store. Methods that may read the backend say so; they are not for threads that serve connections.
 #[derive(Clone)]
 pub struct Reader {
@@ -134,7 +137,12 @@ impl Reader {
 
     /// To be called once the commit with this sequence is visible in the backend: the overlay forgets it.
     pub fn committed(&self, sequence: u64) {
-        self.shared.overlay.write().forget(sequence);
+        loop {
+            let forgotten = self.shared.overlay.write().forget(sequence, FORGET_STEP_REVISIONS);
+            if forgotten.len() < FORGET_STEP_REVISIONS {
+                break;
+            }
+        }
         self.shared.records.write().forget(sequence);
     }
 

@@ -12,7 +12,13 @@ pub fn run() -> Result<(), String> {
     step("dependency policy", dependencies::check)?;
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    step("tests", || cargo(&["test", "--workspace"]))
+    step("tests", || cargo(&["test", "--workspace"]))?;
+    // What the workspace's build leaves out.
+    let client_tls = ["-p", "kvorum-client", "--features", "tls"];
+    step("lints of the client with TLS", || {
+        cargo(&[&["clippy", "--all-targets"], &client_tls[..], &["--", "-D", "warnings"]].concat())
+    })?;
+    step("the client with TLS", || cargo(&[&["test", "--test", "tls"], &client_tls[..]].concat()))
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {

@@ -5,7 +5,9 @@ mod check;
 mod codegen;
 mod compare;
 mod dependencies;
+mod faults;
 mod map;
+mod mixed;
 mod simulate;
 
 use std::process::ExitCode;
@@ -18,6 +20,10 @@ commands:
   codegen --check  fail if the generated files are not what codegen would write
   compare --etcd PATH [--kvorum PATH] [--only CASE,...] [--seconds N] [--runs N] [--keys N] [--markdown]
                    measure a release build (or the binary given) beside etcd; needs minutes
+  faults [--minutes N] [--seed S] [--members 3|5] [--round-seconds N] [--rounds N]
+                   harm clusters of real processes while clients work, and judge what these saw
+  mixed [--etcd PATH] [--etcd36 PATH] [--kvorum PATH] [--operations N] [--slow]
+                   run the tests of clusters with members of etcd and of Kvorum at length (10,000 operations)
   simulate [--seconds N] [--seed S] [--trace]
                    run simulated clusters from new seeds for N seconds (60), or repeat one seed";
 
@@ -29,6 +35,8 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["compare", rest @ ..] => compare::run(rest),
+        ["faults", rest @ ..] => faults::run(rest),
+        ["mixed", rest @ ..] => mixed::run(rest),
         ["simulate", rest @ ..] => simulate::run(rest),
         _ => Err(USAGE.to_owned()),
     };

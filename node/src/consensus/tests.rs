@@ -500,3 +500,43 @@ fn every_kind_of_change_of_etcds_can_be_proposed_anywhere() {
         }
     }
 }
+
+/// Found by killing and replacing members of real clusters: the answers to what a leader had sent before it applied its
+/// own removal, and the end of its own writes, stopped the raft crate.
+#[test]
+fn a_leader_that_is_removed_leads_no_longer() {
+    for disk_is_slow in [false, true] {
+        let mut cluster = Cluster::new();
+        let change = raftpb::ConfChange {
+            id: Some(77),
+            r#type: Some(raftpb::ConfChangeType::ConfChangeRemoveNode as i32),
+            node_id: Some(1),
+            context: None,
+        };
+        assert!(cluster.member(1).propose_conf_change(Bytes::from(change.encode_to_vec())));
+        cluster.run();
+        assert!(cluster.member(1).propose(std::iter::once(Bytes::from_static(b"on its way"))));
+        if disk_is_slow {
+            cluster.slow = vec![1];
+        }
+        let written = cluster.member(1).poll_persist();
+        for member in &mut cluster.members {
+            member.apply_conf_change(Some(&change)).expect("a known member");
+        }
+        assert_eq!((cluster.member(1).role(), cluster.member(1).leader()), (Role::Follower, 0));
+        cluster.run();
+        if let Some(persist) = written {
+            cluster.member(1).handle_persisted(persist.number);
+        }
+        cluster.run();
+        while cluster.member(3).role() != Role::Leader {
+            cluster.member(2).tick();
+            cluster.member(3).tick();
+            cluster.run();
+            assert!(cluster.member(2).role() != Role::Leader, "the seeds let member 3 be first");
+        }
+        cluster.propose(3, 1);
+        assert_eq!(cluster.applied[1], cluster.applied[2]);
+        assert_eq!(cluster.applied[1].last().map(|entry| entry.data.as_ref()), Some(&b"3/0"[..]));
+    }
+}

@@ -202,7 +202,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("downgrade-check-time", K::Duration, "5s", DefaultOnly, G::Features, "Time between looks at a running downgrade."),
     flag("snapshot-catchup-entries", K::Unsigned, "5000", Real, G::Features, "Entries kept behind a snapshot for slow members."),
 
-    flag("force-new-cluster", K::Bool, "false", DefaultOnly, G::Unsafe, "Make a cluster of one from the data of a larger one."),
+    flag("force-new-cluster", K::Bool, "false", Real, G::Unsafe, "Make a cluster of one from the data of a larger one."),
     flag("unsafe-no-fsync", K::Bool, "false", Real, G::Unsafe, "Do not wait for the disk. Loses data when the machine stops."),
 
     flag("value-budget-bytes", K::Unsigned, "2147483648", Real, G::Own, "Memory for current values, in bytes; the others are read from the store."),

@@ -63,6 +63,8 @@ pub struct Config {
     pub initial_election_tick_advance: bool,
     pub pre_vote: bool,
     pub strict_reconfig_check: bool,
+    /// Make a cluster of one from the data of a larger one. What only the others had is lost, and they must not come back.
+    pub force_new_cluster: bool,
     /// Learners the cluster may have. A member does not start while there are more, or with a negative number, as in etcd.
     pub max_learners: i64,
     pub snapshot_count: u64,
@@ -406,6 +408,7 @@ impl Config {
             initial_election_tick_advance: values.bool("initial-election-tick-advance"),
             pre_vote: values.bool("pre-vote"),
             strict_reconfig_check: values.bool("strict-reconfig-check"),
+            force_new_cluster: values.bool("force-new-cluster"),
             max_learners: values.signed("max-learners"),
             snapshot_count: nonzero_or(values.unsigned("snapshot-count"), DEFAULT_SNAPSHOT_COUNT),
             snapshot_catchup_entries: nonzero_or(values.unsigned("snapshot-catchup-entries"), DEFAULT_CATCHUP_ENTRIES),

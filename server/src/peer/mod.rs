@@ -187,6 +187,7 @@ impl PeerTransport {
             let own = std::thread::current().id();
             assert!(shared_by_thread.sleepers.thread.set(own).is_ok(), "nobody else sets it");
             drop(shared_by_thread);
+            crate::scheduling::prefer_short_slices();
             // The sender lives as long as the transport; its end is a stop as well.
             drop(runtime.block_on(stopped.wait_for(|stopped| *stopped)));
             // A disk call under way may finish by itself: its result is not needed.

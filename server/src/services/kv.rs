@@ -9,11 +9,13 @@ use kvorum_api::etcdserverpb::{
 };
 use kvorum_store::{
     Progress, RangeCursor, RangeReply, ReadError, Reply, RestMeasure, TxnStep, check_delete_range, check_put,
-    check_range, check_txn, is_read_only, is_serializable_txn, quota_cost,
+    check_range, check_txn, decode_txn, is_read_only, is_serializable_txn, quota_cost,
 };
 
 use super::{Call, on_reader_pool, read_status};
-use crate::grpc::{PREFIX_LENGTH, Responder, Status, StreamResponder, begin_frame, decode, finish_frame, finish_head};
+use crate::grpc::{
+    PREFIX_LENGTH, Responder, Status, StreamResponder, begin_frame, decode, finish_frame, finish_head, malformed,
+};
 use crate::limits::{MEASURE_SLICE_KEYS, RANGE_SLICE_BYTES, SPLIT_REPLY_BYTES_MIN};
 use crate::worker::{CallMeta, Worker};
 
@@ -192,14 +194,13 @@ pub fn delete_range(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Re
 }
 
 pub fn txn(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
-    // The decoder takes less nesting than etcd's, which counts each level as an operation. What is let in here must also
-    // decode inside its log entry, one level down.
-    if is_nested_deeply(&message) {
-        return worker.finish(call.method, respond, Err(EtcdError::TooManyOps.into()));
-    }
-    let request: TxnRequest = match decode(message.clone()) {
+    let request: TxnRequest = match decode_txn(&message) {
         Ok(request) => request,
-        Err(status) => return worker.finish(call.method, respond, Err(status)),
+        // etcd's decoder takes any nesting, and then each level counts as an operation.
+        Err(_) if is_nested_deeply(&message) => {
+            return worker.finish(call.method, respond, Err(EtcdError::TooManyOps.into()));
+        }
+        Err(error) => return worker.finish(call.method, respond, Err(malformed(&error))),
     };
     if !is_read_only(&request) && worker.core.config.quota_bytes.is_some() {
         let wrapped = InternalRaftRequest { txn: Some(request), ..InternalRaftRequest::default() };
@@ -253,8 +254,8 @@ pub fn compact(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Respond
     }
 }
 
-/// Levels of nested transactions that the decoder takes for certain; each level is two nested messages.
-const NESTED_TXNS_MAX: usize = 45;
+/// Levels of nested transactions that [`decode_txn`] takes for certain.
+const NESTED_TXNS_MAX: usize = 128;
 
 /// Whether an encoded `TxnRequest` nests transactions deeper than [`NESTED_TXNS_MAX`]. It only follows the framing, with
 /// a stack of its own, and does not care whether anything else decodes.
@@ -370,12 +371,13 @@ mod tests {
 
     #[test]
     fn deep_nesting_is_told_from_garbage() {
-        assert!(is_nested_deeply(&nested(50)));
+        assert!(is_nested_deeply(&nested(200)));
         assert!(is_nested_deeply(&nested(2_000)));
         assert!(!is_nested_deeply(&nested(40)));
         let accepted = nested(NESTED_TXNS_MAX);
         assert!(!is_nested_deeply(&accepted));
-        assert!(InternalRaftRequest::decode(wrap(TXN_TAG, &accepted, u64::MAX)).is_ok());
+        assert!(decode_txn(&accepted.clone().into()).is_ok());
+        assert!(kvorum_store::decode_request(&wrap(TXN_TAG, &accepted, u64::MAX)).is_ok());
         assert!(is_nested_deeply(&nested(NESTED_TXNS_MAX + 1)));
         assert!(!is_nested_deeply(b"\xff\xff\xff"));
     }

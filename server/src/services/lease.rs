@@ -12,7 +12,7 @@ use kvorum_api::etcdserverpb::{
 };
 use kvorum_store::{Reply, quota_cost};
 
-use super::{Call, header, linearize};
+use super::{Call, header};
 use crate::grpc::{MessageReader, Responder, Status, decode, decode_streamed, frame_of};
 use crate::leases::{renew, times};
 use crate::worker::Worker;
@@ -61,8 +61,8 @@ pub async fn time_to_live(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, 
     Ok(frame_of(&LeaseTimeToLiveResponse { header: header(core, worker.reader.revision()), ..response }))
 }
 
-pub async fn leases(worker: &Rc<Worker>) -> Result<Bytes, Status> {
-    linearize(&worker.core).await?;
+/// What this member knows, which may be late, as in etcd.
+pub fn leases(worker: &Rc<Worker>) -> Result<Bytes, Status> {
     let leases = worker.reader.lease_ids().into_iter().map(|id| LeaseStatus { id }).collect();
     Ok(frame_of(&LeaseLeasesResponse { header: header(&worker.core, worker.reader.revision()), leases }))
 }

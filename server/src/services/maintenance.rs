@@ -3,9 +3,11 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use kvorum_api::Code;
+use kvorum_api::etcdserverpb::downgrade_request::DowngradeAction;
 use kvorum_api::etcdserverpb::{
-    AlarmRequest, AlarmResponse, AlarmType, DowngradeInfo, HashKvRequest, HashKvResponse, HashResponse,
-    InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
+    AlarmRequest, AlarmResponse, AlarmType, DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest,
+    HashKvResponse, HashResponse, InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
 };
 use kvorum_store::Reply;
 
@@ -71,6 +73,22 @@ pub async fn move_leader(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, S
     let request: MoveLeaderRequest = decode(message)?;
     changes::move_leader(&worker.core, request.target_id).await?;
     Ok(frame_of(&MoveLeaderResponse::default()))
+}
+
+/// Asks about a downgrade, begins one or ends it. The response names the cluster version.
+pub async fn downgrade(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status> {
+    let request: DowngradeRequest = decode(message)?;
+    let core = &worker.core;
+    let version = match DowngradeAction::try_from(request.action) {
+        Ok(DowngradeAction::Validate) => changes::downgrade(core, &request.version, false).await?,
+        Ok(DowngradeAction::Enable) => changes::downgrade(core, &request.version, true)
+            .await
+            .inspect_err(|error| tracing::warn!(error = %error, "reject downgrade request"))?,
+        Ok(DowngradeAction::Cancel) => changes::cancel_downgrade(core).await?,
+        Err(_) => return Err(Status::new(Code::Unknown, "etcdserver: unknown method")),
+    };
+    let header = header(core, worker.reader.revision());
+    Ok(frame_of(&DowngradeResponse { header, version: version.major_minor_text() }))
 }
 
 /// Every action goes through the log, asking included, as in etcd.

@@ -6,6 +6,7 @@ mod health;
 mod kv;
 mod lease;
 mod maintenance;
+mod range_stream;
 mod snapshot;
 pub mod watch;
 
@@ -23,7 +24,8 @@ use crate::worker::Worker;
 
 /// Whether a method is answered with a stream.
 pub fn is_streaming(method: GrpcMethod) -> bool {
-    matches!(method, GrpcMethod::Watch | GrpcMethod::LeaseKeepAlive | GrpcMethod::HealthWatch | GrpcMethod::Snapshot)
+    use GrpcMethod as M;
+    matches!(method, M::Watch | M::LeaseKeepAlive | M::HealthWatch | M::Snapshot | M::RangeStream)
 }
 
 /// What the headers of a call said.
@@ -104,7 +106,7 @@ async fn answer(worker: &Rc<Worker>, call: Call, message: Bytes) -> Result<Bytes
         GrpcMethod::LeaseGrant => lease::grant(worker, message).await,
         GrpcMethod::LeaseRevoke => lease::revoke(worker, message).await,
         GrpcMethod::LeaseTimeToLive => lease::time_to_live(worker, message).await,
-        GrpcMethod::LeaseLeases => lease::leases(worker).await,
+        GrpcMethod::LeaseLeases => lease::leases(worker),
         GrpcMethod::MemberList => cluster::member_list(worker, message).await,
         GrpcMethod::MemberAdd => cluster::member_add(worker, message).await,
         GrpcMethod::MemberRemove => cluster::member_remove(worker, message).await,
@@ -113,6 +115,7 @@ async fn answer(worker: &Rc<Worker>, call: Call, message: Bytes) -> Result<Bytes
         GrpcMethod::Alarm => maintenance::alarm(worker, message).await,
         GrpcMethod::Status => maintenance::status(worker),
         GrpcMethod::MoveLeader => maintenance::move_leader(worker, message).await,
+        GrpcMethod::Downgrade => maintenance::downgrade(worker, message).await,
         GrpcMethod::Hash => maintenance::hash(worker).await,
         GrpcMethod::HashKv => maintenance::hash_kv(worker, message).await,
         GrpcMethod::HealthCheck => health::check(message),
@@ -143,6 +146,7 @@ pub fn begin_stream(worker: &Rc<Worker>, call: Call, messages: MessageReader, re
             GrpcMethod::Watch => watch::serve(&worker, call, messages, respond).await,
             GrpcMethod::LeaseKeepAlive => lease::keep_alive(&worker, call, messages, respond).await,
             GrpcMethod::HealthWatch => health::watch(&worker, call, messages, respond).await,
+            GrpcMethod::RangeStream => range_stream::serve(&worker, call, messages, respond).await,
             GrpcMethod::Snapshot => snapshot::serve(&worker, call, messages, respond).await,
             method => respond.fail(&Status::unimplemented(method.path())),
         }

@@ -17,7 +17,7 @@ use crate::metrics::{GrpcCode, GrpcMethod};
 use crate::worker::Worker;
 
 /// Why a stream ended before its end.
-enum Ended {
+pub(super) enum Ended {
     Gone,
     Failed(Status),
 }
@@ -119,10 +119,15 @@ impl Sending {
     }
 }
 
-async fn send_frame(worker: &Rc<Worker>, call: Call, stream: &mut StreamResponder, frame: Bytes) -> Result<(), Ended> {
+pub(super) async fn send_frame(
+    worker: &Rc<Worker>,
+    call: Call,
+    stream: &mut StreamResponder,
+    frame: Bytes,
+) -> Result<(), Ended> {
     let metrics = &worker.core.metrics;
     metrics.client_sent_bytes_total.add(frame.len() as u64);
-    metrics.grpc.sent(GrpcMethod::Snapshot);
+    metrics.grpc.sent(call.method);
     let mut stop = worker.core.watch_stop();
     // The responder notices by itself that the client is gone.
     tokio::select! {
@@ -133,7 +138,7 @@ async fn send_frame(worker: &Rc<Worker>, call: Call, stream: &mut StreamResponde
 }
 
 /// Waits for the work, unless the stream ends before.
-async fn unless_ended<T>(
+pub(super) async fn unless_ended<T>(
     worker: &Rc<Worker>,
     call: Call,
     stream: &mut StreamResponder,

@@ -184,7 +184,7 @@ impl CatchUp {
                 self.match_batches(group, &window.batches, start, slice.end, usize::MAX);
                 places.into_iter().zip(values).collect()
             };
-            self.deliver(window, slice.next, &previous);
+            self.deliver(window, &previous);
             start = slice.end;
             match self.move_on(group, slice.next, window.next) {
                 Turn::Over(group) => return Ok(group),
@@ -269,8 +269,9 @@ impl CatchUp {
         places.into_iter().map(|place| (place, request(place))).collect()
     }
 
-    /// Appends what was matched, one response per watcher. Watchers whose stream is full wait with it.
-    fn deliver(&mut self, window: &HistoryWindow, next: i64, previous: &PreviousValues) {
+    /// Appends what was matched, one response per watcher. Watchers whose stream is full wait with it. As in etcd, the header
+    /// says what the store has come to, not the watcher: so it never goes back behind what the creation was told.
+    fn deliver(&mut self, window: &HistoryWindow, previous: &PreviousValues) {
         let mut state = self.inner.state.borrow_mut();
         let state: &mut State = &mut state;
         let mut events = Vec::new();
@@ -287,7 +288,7 @@ impl CatchUp {
                 };
                 EventRef { event, previous }
             }));
-            if state.give_from_history(watcher, next - 1, &events).is_none() {
+            if state.give_from_history(watcher, state.delivered, &events).is_none() {
                 state.park(watcher, window.batches[group[0].batch as usize].revision);
             }
         }

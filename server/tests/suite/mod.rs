@@ -1,6 +1,7 @@
 //! What every test of the suite stands on: members, clients, and waiting without sleeping.
 
 mod bad_input;
+mod clusters;
 mod compactions;
 mod files;
 mod leases;

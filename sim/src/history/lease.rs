@@ -20,40 +20,56 @@ struct Life {
     revoked: Option<Time>,
 }
 
+/// What acknowledged requests promised of all leases.
+pub(super) struct Promises {
+    lives: BTreeMap<i64, Life>,
+    tolerance: Time,
+}
+
+impl Promises {
+    pub(super) fn new(history: &History, tolerance: Time) -> Self {
+        let mut lives: BTreeMap<i64, Life> = BTreeMap::new();
+        for operation in &history.operations {
+            match &operation.request {
+                Request::LeaseGrant { id, .. } | Request::LeaseKeepAlive { id } => {
+                    if let Outcome::Done {
+                        reply: Reply::LeaseGrant { ttl_seconds } | Reply::LeaseKeepAlive { ttl_seconds },
+                        ..
+                    } = operation.outcome
+                    {
+                        let until = operation.call + ttl_seconds.max(0) as Time * NANOSECONDS_PER_SECOND;
+                        lives.entry(*id).or_default().promises.push((operation.call, until));
+                    }
+                }
+                Request::LeaseRevoke { id } if operation.outcome != Outcome::NotTaken => {
+                    let life = lives.entry(*id).or_default();
+                    life.revoked = Some(life.revoked.map_or(operation.call, |revoked| revoked.min(operation.call)));
+                }
+                _ => {}
+            }
+        }
+        Self { lives, tolerance }
+    }
+
+    /// The call and the end of a promise that is broken if the lease was seen gone at this time.
+    pub(super) fn broken(&self, lease: i64, seen: Time) -> Option<(Time, Time)> {
+        let life = self.lives.get(&lease)?;
+        if life.revoked.is_some_and(|revoked| revoked <= seen) {
+            return None;
+        }
+        life.promises.iter().copied().find(|(_, until)| seen.saturating_add(self.tolerance) < *until)
+    }
+}
+
 /// Checks all leases of a history. `tolerance` is how much of a TTL the fastest clock may swallow.
 pub fn check(history: &History, witness: &Witness, tolerance: Time) -> Result<(), Violation> {
-    let mut lives: BTreeMap<i64, Life> = BTreeMap::new();
-    for operation in &history.operations {
-        match &operation.request {
-            Request::LeaseGrant { id, .. } | Request::LeaseKeepAlive { id } => {
-                if let Outcome::Done {
-                    reply: Reply::LeaseGrant { ttl_seconds } | Reply::LeaseKeepAlive { ttl_seconds },
-                    ..
-                } = operation.outcome
-                {
-                    let until = operation.call + ttl_seconds.max(0) as Time * NANOSECONDS_PER_SECOND;
-                    lives.entry(*id).or_default().promises.push((operation.call, until));
-                }
-            }
-            Request::LeaseRevoke { id } if operation.outcome != Outcome::NotTaken => {
-                let life = lives.entry(*id).or_default();
-                life.revoked = Some(life.revoked.map_or(operation.call, |revoked| revoked.min(operation.call)));
-            }
-            _ => {}
+    let promises = Promises::new(history, tolerance);
+    let judge = |lease: i64, seen: Time, how: &str| match promises.broken(lease, seen) {
+        Some((call, until)) => {
+            let text = format!("lease {lease} was gone at {seen} ({how}), promised at {call} until {until}");
+            Err(Violation::new(GUARANTEE, text))
         }
-    }
-    let judge = |lease: i64, seen: Time, how: &str| {
-        let Some(life) = lives.get(&lease) else { return Ok(()) };
-        if life.revoked.is_some_and(|revoked| revoked <= seen) {
-            return Ok(());
-        }
-        match life.promises.iter().find(|(_, until)| seen.saturating_add(tolerance) < *until) {
-            Some((call, until)) => {
-                let text = format!("lease {lease} was gone at {seen} ({how}), promised at {call} until {until}");
-                Err(Violation::new(GUARANTEE, text))
-            }
-            None => Ok(()),
-        }
+        None => Ok(()),
     };
     for expiry in &witness.expiries {
         let how = expiry.revision.map_or("it was not found".to_owned(), |revision| format!("revision {revision}"));

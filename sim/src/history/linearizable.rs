@@ -25,6 +25,7 @@ use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
 
+use super::lease::Promises;
 use super::model::{Event, Interval, KeyValue, LeaseStep, Model, Plan, Reply, Request};
 use super::{History, Operation, Outcome, Time, Violation, WatchMessage, WatchRecord};
 
@@ -77,9 +78,12 @@ impl Witness {
     }
 }
 
-/// Finds such an order.
-pub fn check(history: &History) -> Result<Witness, Violation> {
-    Search::new(history)?.run()
+/// Finds such an order: if there is one, one in which no lease ends earlier than was promised, give or take `tolerance`.
+pub fn check(history: &History, tolerance: Time) -> Result<Witness, Violation> {
+    let mut search = Search::new(history)?;
+    search.promises = Some(Promises::new(history, tolerance));
+    // Else whatever explains it, for the judge of leases to say what is wrong.
+    search.run().or_else(|_| Search::new(history)?.run())
 }
 
 /// What a watch delivered of its keys: everything from one revision to another.
@@ -108,6 +112,8 @@ struct Search<'h> {
     /// What was seen to have happened at a revision.
     facts: BTreeMap<i64, Vec<Event>>,
     coverages: Vec<Coverage<'h>>,
+    /// What no expiry may break.
+    promises: Option<Promises>,
     /// When a watch first showed this revision or a later one.
     sightings: BTreeMap<i64, Time>,
     /// For each key its lives, by their create revision: which version was seen at which revision.
@@ -177,6 +183,7 @@ impl<'h> Search<'h> {
             claims: BTreeMap::new(),
             facts: BTreeMap::new(),
             coverages: history.watches.iter().filter_map(coverage).collect(),
+            promises: None,
             sightings: sightings(history),
             lives: HashMap::new(),
             snapshots: BTreeMap::new(),
@@ -577,6 +584,9 @@ impl<'h> Search<'h> {
         }
         for lease in position.model.leases() {
             let plan = position.model.end_lease(lease).expect("the model holds the lease");
+            if !self.may_expire(position, lease, &plan) {
+                continue;
+            }
             if plan.events.is_empty() {
                 if self.is_missed(position, lease) {
                     silent.push(Choice::Expiry(lease));
@@ -589,6 +599,15 @@ impl<'h> Search<'h> {
         likely.reverse();
         silent.append(&mut likely);
         silent
+    }
+
+    fn may_expire(&self, position: &Position, lease: i64, plan: &Plan) -> bool {
+        let Some(promises) = &self.promises else { return true };
+        let seen = match plan.events.is_empty() {
+            true => first_refusal(self.history, lease),
+            false => first_sight(self.history, position.model.revision + 1),
+        };
+        promises.broken(lease, seen).is_none()
     }
 
     /// Whether an operation other than `except` that may be next names the lease.

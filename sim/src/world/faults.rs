@@ -21,7 +21,7 @@ impl World {
         if self.is_calm {
             return Ok(());
         }
-        let again = self.random.between(150, 1_800);
+        let again = self.random.between(50, self.options.fault_interval_max);
         self.after(again, Event::Fault);
         let machine = self.random.below(self.machines.len() as u64) as usize;
         let (name, result) = match self.random.below(16) {
@@ -108,8 +108,8 @@ impl World {
 
     fn bad_weather(&mut self) -> Result<(), Violation> {
         self.network.weather = Weather {
-            loss: self.random.below(200),
-            duplication: self.random.below(200),
+            loss: self.random.below(400),
+            duplication: self.random.below(400),
             stragglers: self.random.below(150),
             delay_max: self.random.between(2, 60),
         };

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kvorum_api::raftpb;
-use kvorum_disk::wal::{Wal, WalMetadata, WalOptions};
+use kvorum_disk::wal::{HardState as WalHardState, Wal, WalMetadata, WalOptions, WalSnapshot};
 use kvorum_disk::{FileSystem, SnapDirectory, file::SimulatedFileSystem};
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::Member;
@@ -27,18 +27,14 @@ const REQUEST_TIMEOUT_MILLISECONDS: u64 = 5_000 + 2 * ELECTION_MILLISECONDS;
 const CLUSTER_ID: u64 = 77;
 pub const LOG_FOLDER: &str = "/member/wal";
 const SNAPSHOT_FOLDER: &str = "/member/snap";
-/// A snapshot that a peer sent, durable before raft hears of it.
-#[derive(Clone)]
-pub struct Staged {
-    pub contents: Arc<MemoryBackend>,
-}
-
 pub struct Machine {
     pub id: u64,
     pub disk: SimulatedFileSystem,
     pub backend: Arc<MemoryBackend>,
-    /// By index.
-    pub staged: BTreeMap<u64, Staged>,
+    /// Snapshots that peers sent, by index, until raft wants one of them.
+    pub staged: BTreeMap<u64, Arc<MemoryBackend>>,
+    /// The backend was received from a peer, and the log may not know of it yet.
+    pub has_received_mark: bool,
     /// How much faster than the world its clock runs, in millionths.
     pub drift: i64,
     /// How far its calendar is off, in milliseconds.
@@ -104,9 +100,14 @@ impl Machine {
         self.start += 1;
         let file_system: Arc<dyn FileSystem> = Arc::new(self.disk.clone());
         let snap = SnapDirectory::open(Arc::clone(&file_system), Path::new(SNAPSHOT_FOLDER)).map_err(text)?;
-        let found = self.open_log(&file_system, &snap)?;
-        self.take_in_staged(found.snapshot.0);
+        let mut found = self.open_log(&file_system, &snap)?;
+        self.staged.clear();
         let (writer, reader, restored) = self.open_store()?;
+        if self.has_received_mark {
+            record_received(&mut found, &restored)?;
+            self.has_received_mark = false;
+        }
+        let snapshot_newest = found.recovered.as_ref().map_or(0, |log| log.snapshot.0);
         let (start, log, log_begins) = self.start_of(found.recovered, &restored)?;
         let checked_commit = log_begins.0;
         let consensus_config =
@@ -131,7 +132,7 @@ impl Machine {
             writing: None,
             is_committing: false,
             generation: 0,
-            snapshot_newest: found.snapshot.0,
+            snapshot_newest,
             checked_commit,
             checked_applied: 0,
             is_fetching: false,
@@ -146,7 +147,7 @@ impl Machine {
         if !Wal::exists(&**file_system, directory).map_err(text)? {
             let metadata = WalMetadata { node_id: self.id, cluster_id: CLUSTER_ID };
             let wal = Wal::create(Arc::clone(file_system), directory, metadata, options).map_err(text)?;
-            return Ok(FoundLog { wal, snapshot: (0, 0), recovered: None });
+            return Ok(FoundLog { wal, recovered: None });
         }
         let mut reopened = kvorum_disk::reopen(file_system, directory, snap, options).map_err(text)?;
         if self.forgets_tail {
@@ -159,16 +160,7 @@ impl Machine {
             conf_state: reopened.conf_state,
             entries: reopened.recovered.entries,
         };
-        Ok(FoundLog { wal: reopened.wal, snapshot: reopened.snapshot, recovered: Some(recovered) })
-    }
-
-    /// A snapshot that the log counts on but the backend does not hold yet.
-    fn take_in_staged(&mut self, snapshot_index: u64) {
-        if consistent_index(&self.backend) < snapshot_index
-            && let Some(staged) = self.staged.get(&snapshot_index)
-        {
-            self.backend = Arc::new(staged.contents.snapshot());
-        }
+        Ok(FoundLog { wal: reopened.wal, recovered: Some(recovered) })
     }
 
     pub fn open_store(&self) -> Result<(Writer, Reader, Restored), String> {
@@ -220,8 +212,18 @@ impl Machine {
 
 struct FoundLog {
     wal: Wal,
-    snapshot: (u64, u64),
     recovered: Option<RecoveredLog>,
+}
+
+/// As the server does: a received backend took the store's place, and the stop came before the log knew.
+fn record_received(found: &mut FoundLog, restored: &Restored) -> Result<(), String> {
+    let Some(log) = &mut found.recovered else { return Ok(()) };
+    let Some((position, state)) = log.begin_behind(restored)? else { return Ok(()) };
+    let record = WalSnapshot { index: position.index, term: position.term, conf_state: Some(position.conf_state) };
+    found.wal.save_snapshot(&record).map_err(text)?;
+    let state = WalHardState { term: state.term, vote: state.vote, commit: state.commit };
+    found.wal.append(&[], Some(&state)).map_err(text)?;
+    found.wal.sync().map(drop).map_err(text)
 }
 
 impl Running {

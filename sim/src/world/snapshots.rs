@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kvorum_api::raftpb;
 use kvorum_store::memory::MemoryBackend;
 
-use super::machine::{self, Staged};
+use super::machine;
 use super::{Event, World};
 use crate::bug::Bug;
 use crate::history::Violation;
@@ -62,11 +62,11 @@ impl World {
         let Some(machine) = target.filter(|_| arrived) else { return Ok(()) };
         let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
         let index = metadata.and_then(|metadata| metadata.index).unwrap_or(0);
-        self.machines[machine].staged.insert(index, Staged { contents });
+        self.machines[machine].staged.insert(index, contents);
         self.deliver(message)
     }
 
-    /// The log counts on the snapshot: now the store takes its contents.
+    /// The store takes the snapshot's contents, as in the server before the log knows: until then a mark stays with them.
     pub(super) fn install(&mut self, machine: usize, index: u64) -> Result<(), Violation> {
         let id = self.machines[machine].id;
         let Some(staged) = self.machines[machine].staged.get(&index) else {
@@ -75,11 +75,12 @@ impl World {
                 format!("member {id:x} wants a snapshot of {index} it never got"),
             ));
         };
-        let contents = Arc::clone(&staged.contents);
+        let contents = Arc::clone(staged);
         self.machines[machine].staged.retain(|staged, _| *staged >= index);
         let now = self.machines[machine].local_time(self.now);
         let checkpoint_interval = self.machines[machine].checkpoint_interval;
         let backend = Arc::clone(&self.machines[machine].backend);
+        self.machines[machine].has_received_mark = true;
         let running = self.running(machine);
         // A commit under way is dropped when it comes: it belongs to the store before.
         running.generation += 1;

@@ -151,7 +151,12 @@ impl KeyEntry {
     pub(crate) fn push(&mut self, stamp: Stamp, kv: KvBytes, holds_value: bool) -> Option<KvBytes> {
         let previous = self.latest();
         assert!(previous.revision < stamp.revision, "revisions of a key rise");
-        self.rest.get_or_insert_default().older.push(previous);
+        let older = &mut self.rest.get_or_insert_default().older;
+        if older.len() == older.capacity() {
+            // Most keys have few revisions, or many and are compacted soon.
+            older.reserve_exact(1 + older.len() / 2);
+        }
+        older.push(previous);
         self.set_latest(stamp);
         let old = std::mem::replace(&mut self.kv, kv);
         let held = std::mem::replace(&mut self.holds_value, holds_value);

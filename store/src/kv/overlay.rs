@@ -38,10 +38,11 @@ impl Overlay {
         self.items.range(start..).take(limit).cloned().collect()
     }
 
-    pub(crate) fn forget(&mut self, sequence: u64) {
-        while self.items.front().is_some_and(|item| item.sequence <= sequence) {
-            self.items.pop_front();
-        }
+    /// Takes out the oldest items that came with this sequence or a smaller one, at most `limit` of them: whoever holds the
+    /// lock lets it go before they are dropped, and asks again.
+    pub(crate) fn forget(&mut self, sequence: u64, limit: usize) -> Vec<OverlayItem> {
+        let visible = self.items.iter().take(limit).take_while(|item| item.sequence <= sequence).count();
+        self.items.drain(..visible).collect()
     }
 
     pub(crate) fn clear(&mut self) {

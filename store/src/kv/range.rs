@@ -27,6 +27,12 @@ pub(crate) const STEP_KEYS: usize = 100;
 /// Bytes copied under one hold of the index lock, and not much more than one value beyond.
 const STEP_BYTES: usize = 64 * 1024;
 
+/// A reply grows as it may up to this size.
+const SMALL_REPLY_BYTES: usize = 4 * 1024;
+
+/// What stands before a value.
+const FRAME_BYTES_MAX: usize = 11;
+
 /// A visited key counts for this many bytes of an advance's budget, so that counting gives way too.
 const VISIT_COST_BYTES: usize = 32;
 
@@ -100,6 +106,15 @@ impl RangeCursor {
         match &mut self.0 {
             Inner::Finished(_) => Ok(()),
             Inner::Walking(walking) => walking.advance(usize::MAX, true).map(drop),
+        }
+    }
+
+    /// As [`Self::advance`], and reads the backend for values that are not in memory: not for threads that serve
+    /// connections.
+    pub fn advance_slice_with_backend(&mut self, budget_bytes: usize) -> Result<Progress, ReadError> {
+        match &mut self.0 {
+            Inner::Finished(_) => Ok(Progress::Done),
+            Inner::Walking(walking) => walking.advance(budget_bytes, true),
         }
     }
 
@@ -440,9 +455,22 @@ impl Walk {
         } else if index_only {
             append_index_only(entry.key(), &stamp, &mut self.kvs);
         } else if let (Some(value), true) = (value, self.pending.is_empty()) {
+            self.make_room(value.len());
             put_frame(KVS_FIELD, value, &mut self.kvs);
         } else {
             self.pending.push_back(Found { stamp, value: value.cloned(), key: None });
+        }
+    }
+
+    /// A reply that has become larger than most will be larger still: it gets room for a step at once, instead of being
+    /// copied into twice the room again and again.
+    #[inline]
+    fn make_room(&mut self, value_bytes: usize) {
+        let length = self.kvs.len();
+        if length + value_bytes + FRAME_BYTES_MAX > self.kvs.capacity()
+            && (SMALL_REPLY_BYTES..STEP_BYTES).contains(&length)
+        {
+            self.kvs.reserve(STEP_BYTES + value_bytes + FRAME_BYTES_MAX - length);
         }
     }
 

@@ -33,6 +33,8 @@ struct Expectation {
     request: WatchCreateRequest,
     /// The next revision it may see.
     next: i64,
+    /// That of the last response.
+    header: i64,
     canceled: bool,
 }
 
@@ -71,7 +73,7 @@ impl Reader {
         if response.created {
             let request = self.created.pop_front().expect("it was asked for");
             let next = if request.start_revision == 0 { header + 1 } else { request.start_revision };
-            let watch = Expectation { request, next, canceled: false };
+            let watch = Expectation { request, next, header, canceled: false };
             assert!(self.watches.insert(response.watch_id, watch).is_none());
             return;
         }
@@ -91,8 +93,12 @@ impl Reader {
         }
         assert!(!watch.canceled, "nothing follows a cancellation");
         let seen: Vec<(i64, Vec<u8>)> = response.events.iter().map(place).collect();
-        assert_eq!(seen, watch.expected(&store.batches, header), "watch {} next {}", response.watch_id, watch.next);
-        watch.next = header + 1;
+        assert!(watch.header <= header, "a watch's headers never go back");
+        watch.header = header;
+        let last = seen.last().map_or(0, |(revision, _)| *revision);
+        assert!(last <= header, "a header covers its events");
+        assert_eq!(seen, watch.expected(&store.batches, last), "watch {} next {}", response.watch_id, watch.next);
+        watch.next = last + 1;
         for event in &response.events {
             check_previous(&store.batches, event, watch.request.prev_kv);
         }

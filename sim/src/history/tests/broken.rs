@@ -431,3 +431,20 @@ fn a_key_needs_a_lease_that_is_there() {
     };
     differ(LINEARIZABLE, history(false), history(true));
 }
+
+#[test]
+fn a_lease_that_was_promised_explains_no_deletion_that_another_can() {
+    // Somebody wrote at 2 and something deleted it at 3, unseen: the lease that had run out, not the one just renewed.
+    let other = |id| {
+        done(SECOND, SECOND + 1, Request::LeaseGrant { id, ttl_seconds: 2 }, 1, Reply::LeaseGrant { ttl_seconds: 2 })
+    };
+    check(vec![
+        grant(1),
+        other(8),
+        renew(9),
+        open(2 * SECOND, put_leased("a", "1", 7)),
+        open(2 * SECOND, put_leased("b", "1", 8)),
+        done(10 * SECOND, 10 * SECOND + 1, read_all(), 3, found(&[])),
+    ])
+    .unwrap();
+}

@@ -1,0 +1,120 @@
+//! How calls reach a member: a trait of two methods that carry encoded messages, and its implementation over HTTP/2.
+//! It knows gRPC's framing and statuses and nothing of what a message means; it never repeats a call.
+//!
+//! Implement [`Transport`] to run a client inside a process, over something else than TCP, or against a fake:
+//! [`crate::Connection::over`] takes it.
+
+mod connect;
+mod endpoint;
+mod framing;
+mod http2;
+mod io;
+mod pool;
+#[cfg(feature = "tls")]
+mod tls;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::error::{Code, Error};
+
+pub use pool::Http2;
+#[cfg(feature = "tls")]
+pub(crate) use tls::BuiltTls;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
+
+/// A future that can be sent to another thread.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Everything about a call besides its messages.
+#[derive(Clone)]
+pub struct CallHead {
+    /// "/package.Service/Method".
+    pub path: &'static str,
+    /// What goes into the header `token`. It must never be logged.
+    pub token: Option<Arc<str>>,
+    /// Asks the member to refuse the call, or to end the stream, while it knows no leader (header `hasleader`).
+    pub require_leader: bool,
+    /// When the call ends with [`Code::DeadlineExceeded`] at the latest; None for streams that last.
+    pub deadline: Option<Instant>,
+    /// Asks this endpoint and no other.
+    pub endpoint: Option<Arc<str>>,
+}
+
+/// Whether a request that failed may have been executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It never left, or the peer said that it did not look at it.
+    Never,
+    /// It reached a member, which answered that it did not execute it.
+    Refused,
+    /// It may have been executed.
+    Maybe,
+}
+
+/// A call that did not end with status OK.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub code: Code,
+    pub text: String,
+    pub sent: Sent,
+    /// Who answered, or was asked.
+    pub endpoint: Option<Arc<str>>,
+}
+
+impl Failure {
+    /// A failure without an endpoint.
+    pub fn new(code: Code, text: impl Into<String>, sent: Sent) -> Self {
+        Self { code, text: text.into(), sent, endpoint: None }
+    }
+}
+
+/// Carries calls to some member, or to a given one.
+pub trait Transport: Send + Sync + 'static {
+    /// One message there, one back. Dropping the future cancels the call and disturbs no other.
+    fn unary(&self, head: CallHead, message: Bytes) -> BoxFuture<'static, Result<Bytes, Failure>>;
+
+    /// Opens a call with streams of messages. Ready once it is on its way, before anything is answered.
+    fn stream(&self, head: CallHead) -> BoxFuture<'static, Result<(Box<dyn SendHalf>, Box<dyn ReceiveHalf>), Failure>>;
+
+    /// Ends once a call could be sent at once.
+    fn ready(&self) -> BoxFuture<'static, ()>;
+
+    /// Why no endpoint is connected, for messages; empty when there is nothing to say.
+    fn trouble(&self) -> String {
+        String::new()
+    }
+
+    /// The endpoints in use.
+    fn endpoints(&self) -> Vec<String>;
+
+    /// Replaces the endpoints. Streams that are open on others go on.
+    ///
+    /// # Errors
+    /// When one of them is no endpoint; then nothing changes.
+    fn set_endpoints(&self, endpoints: &[String]) -> Result<(), Error>;
+}
+
+/// The half of a stream that sends. Dropping it says that no more will come.
+pub trait SendHalf: Send {
+    /// Ready when a message may be sent without growing a queue.
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>>;
+
+    /// Sends a message.
+    fn send(&mut self, message: Bytes) -> Result<(), Failure>;
+
+    /// Says that no more will come.
+    fn close(&mut self);
+}
+
+/// The half of a stream that receives. Dropping it cancels the call.
+pub trait ReceiveHalf: Send {
+    /// The next message; None at the end with status OK. What it gives is never lost when a waiter is dropped.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Failure>>;
+}

@@ -1,0 +1,143 @@
+//! A transport of one's own: a client without any network.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvorum_client::transport::{BoxFuture, CallHead, Failure, ReceiveHalf, SendHalf, Sent};
+use kvorum_client::{Client, Code, Config, Connection, Error, EtcdError, Transport};
+
+/// Answers every call by a script.
+#[derive(Clone)]
+struct Scripted {
+    calls: Arc<AtomicUsize>,
+    script: fn(usize, &CallHead) -> Result<Bytes, Failure>,
+}
+
+impl Transport for Scripted {
+    fn unary(&self, head: CallHead, _message: Bytes) -> BoxFuture<'static, Result<Bytes, Failure>> {
+        let outcome = (self.script)(self.calls.fetch_add(1, Ordering::SeqCst), &head);
+        Box::pin(async move { outcome })
+    }
+
+    fn stream(
+        &self,
+        _head: CallHead,
+    ) -> BoxFuture<'static, Result<(Box<dyn SendHalf>, Box<dyn ReceiveHalf>), Failure>> {
+        Box::pin(async { Err(Failure::new(Code::Unimplemented, "no streams here", Sent::Never)) })
+    }
+
+    fn ready(&self) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        vec!["here".to_owned()]
+    }
+
+    fn set_endpoints(&self, _endpoints: &[String]) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+fn scripted(script: fn(usize, &CallHead) -> Result<Bytes, Failure>) -> (Client, Arc<AtomicUsize>) {
+    let transport = Scripted { calls: Arc::default(), script };
+    let calls = Arc::clone(&transport.calls);
+    let config = Config::new(["here"])
+        .request_timeout(Duration::from_secs(30))
+        .backoff(Duration::from_millis(1), Duration::from_millis(1));
+    (Client::over(&Connection::over(transport, config)), calls)
+}
+
+fn fail(code: Code, error: EtcdError, sent: Sent) -> Result<Bytes, Failure> {
+    Err(Failure::new(code, error.text(), sent))
+}
+
+/// The rules for repeating, one by one: how many attempts a failure that comes three times costs.
+#[tokio::test]
+async fn rules_of_repeating() {
+    // Unavailable, possibly executed: reads go on, writes do not.
+    fn unavailable(call: usize, _head: &CallHead) -> Result<Bytes, Failure> {
+        if call < 3 { fail(Code::Unavailable, EtcdError::Timeout, Sent::Maybe) } else { Ok(Bytes::new()) }
+    }
+    let (client, calls) = scripted(unavailable);
+    client.get("a").await.unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 4);
+    let (client, calls) = scripted(unavailable);
+    assert!(client.put("a", "1").await.unwrap_err().maybe_applied());
+    assert!(client.delete("a").await.unwrap_err().maybe_applied());
+    assert!(client.txn().then(kvorum_client::Put::new("a", "1")).await.unwrap_err().maybe_applied());
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+    let (client, calls) = scripted(unavailable);
+    client.txn().then(kvorum_client::Get::new("a")).await.unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 4, "a transaction that only reads is a read");
+
+    // Surely not executed: writes go on too.
+    fn refused(call: usize, _head: &CallHead) -> Result<Bytes, Failure> {
+        match call {
+            0 => fail(Code::Unavailable, EtcdError::NoLeader, Sent::Maybe),
+            1 => Err(Failure::new(Code::Unavailable, "going away", Sent::Never)),
+            2 => fail(Code::Unknown, EtcdError::RequestTooManyRequests, Sent::Maybe),
+            _ => Ok(Bytes::new()),
+        }
+    }
+    let (client, calls) = scripted(refused);
+    client.put("a", "1").await.unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 4);
+
+    // What does not pass is not repeated by anybody.
+    let (client, calls) = scripted(|_, _| fail(Code::OutOfRange, EtcdError::Compacted, Sent::Maybe));
+    assert!(client.get("a").await.unwrap_err().is(EtcdError::Compacted));
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+/// A member without a leader is asked to say so, but not where none is needed.
+#[tokio::test]
+async fn the_leader_is_required_where_it_is_needed() {
+    let (client, _) = scripted(|_, head| {
+        let needs = !head.path.ends_with("Status");
+        assert_eq!(head.require_leader, needs && head.token.is_none(), "{}", head.path);
+        Ok(Bytes::new())
+    });
+    client.put("a", "1").await.unwrap();
+    client.get("a").await.unwrap();
+    client.maintenance().status().await.unwrap();
+    let (client, _) = scripted(|_, head| {
+        assert!(!head.require_leader);
+        Ok(Bytes::new())
+    });
+    client.get("a").serializable().await.unwrap();
+}
+
+/// A login that is refused twice in a row ends; a failure of it is one of the call, which was not sent.
+#[tokio::test]
+async fn logging_in_again_has_an_end() {
+    let transport = Scripted {
+        calls: Arc::default(),
+        script: |_, head| match head.path {
+            "/etcdserverpb.Auth/Authenticate" => Ok(Bytes::from_static(&[0x12, 1, b't'])),
+            _ => {
+                assert_eq!(head.token.as_deref(), Some("t"));
+                fail(Code::Unauthenticated, EtcdError::InvalidAuthToken, Sent::Maybe)
+            }
+        },
+    };
+    let calls = Arc::clone(&transport.calls);
+    let client = Client::over(&Connection::over(transport, Config::default().user("a", "b")));
+    let error = client.put("a", "1").await.unwrap_err();
+    assert!(error.is(EtcdError::InvalidAuthToken) && !error.maybe_applied());
+    assert_eq!(calls.load(Ordering::SeqCst), 6, "three logins, three attempts");
+}
+
+#[test]
+fn everything_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + Clone + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+    shared::<Client>();
+    shared::<Error>();
+    sent::<kvorum_client::Watch>();
+    sent::<kvorum_client::KeepAlive>();
+    sent::<kvorum_client::LeaseGuard>();
+    sent::<kvorum_client::Snapshot>();
+}

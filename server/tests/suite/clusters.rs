@@ -1,0 +1,269 @@
+//! Clusters of several members in one process.
+
+use std::net::TcpListener;
+
+use kvorum_server::config::ClusterState;
+use kvorum_server::start::begin;
+use tempfile::TempDir;
+
+use super::*;
+
+/// Members with short ticks, each in its own folder; `None` while it is stopped.
+struct Cluster {
+    folders: Vec<TempDir>,
+    peer_urls: Vec<Url>,
+    members: Vec<Option<Half>>,
+    adjust: fn(&mut Config),
+}
+
+/// A port that was free a moment ago: others must know it before its owner listens.
+fn free_url() -> Url {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    url(&format!("http://{}", listener.local_addr().expect("a bound socket")))
+}
+
+impl Cluster {
+    async fn start(count: usize, adjust: fn(&mut Config)) -> Self {
+        let mut cluster = Self {
+            folders: (0..count).map(|_| folder()).collect(),
+            peer_urls: (0..count).map(|_| free_url()).collect(),
+            members: (0..count).map(|_| None).collect(),
+            adjust,
+        };
+        let begun: Vec<Running> = (0..count).map(|index| cluster.begin(index, |_| {})).collect();
+        for (index, member) in begun.into_iter().enumerate() {
+            cluster.serve(index, member);
+        }
+        cluster
+    }
+
+    fn initial_cluster(&self) -> String {
+        let pairs: Vec<String> =
+            self.peer_urls.iter().enumerate().map(|(index, url)| format!("m{index}={url}")).collect();
+        pairs.join(",")
+    }
+
+    fn begin(&self, index: usize, change: impl FnOnce(&mut Config)) -> Running {
+        let mut config = Config {
+            name: format!("m{index}"),
+            listen_peer_urls: vec![self.peer_urls[index].clone()],
+            initial_advertise_peer_urls: vec![self.peer_urls[index].clone()],
+            initial_cluster: self.initial_cluster(),
+            strict_reconfig_check: false,
+            heartbeat_interval: Duration::from_millis(20),
+            election_timeout: Duration::from_millis(400),
+            ..config(self.folders[index].path())
+        };
+        (self.adjust)(&mut config);
+        change(&mut config);
+        begin(&config).expect("a member begins")
+    }
+
+    fn serve(&mut self, index: usize, member: Running) {
+        member.wait_until_ready().expect("a quorum is there");
+        self.members[index] = Some(Half { client: Client::new(&member), member });
+    }
+
+    fn restart(&mut self, index: usize) {
+        let member = self.begin(index, |_| {});
+        self.serve(index, member);
+    }
+
+    fn stop(&mut self, index: usize) {
+        stop(self.members[index].take().expect("it runs").member);
+    }
+
+    fn client(&self, index: usize) -> &Client {
+        &self.members[index].as_ref().expect("it runs").client
+    }
+
+    async fn leader(&self) -> usize {
+        loop {
+            for (index, half) in self.members.iter().enumerate() {
+                let Some(half) = half else { continue };
+                let core = half.member.core();
+                if core.leader() == core.config.member_id {
+                    return index;
+                }
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Waits until every member that runs has applied the same, and compares their hashes.
+    async fn agree(&self) -> Fingerprint {
+        let running: Vec<&Half> = self.members.iter().flatten().collect();
+        eventually(|| {
+            let applied: Vec<u64> = running.iter().map(|half| half.member.core().reader.applied_index()).collect();
+            applied.windows(2).all(|pair| pair[0] == pair[1])
+        })
+        .await;
+        let first = running[0].client.fingerprint().await;
+        for half in &running[1..] {
+            assert_eq!(half.client.fingerprint().await, first);
+        }
+        first
+    }
+}
+
+#[test]
+fn any_member_takes_any_request() {
+    run(async {
+        let cluster = Cluster::start(3, |_| {}).await;
+        for index in 0..3 {
+            let key = format!("key{index}");
+            cluster.client(index).put(&key, "value").await;
+            for reader in 0..3 {
+                assert_eq!(cluster.client(reader).get(&key).await.as_deref(), Some("value"), "{index} to {reader}");
+            }
+        }
+        let lease = cluster.client(0).grant(60).await;
+        for index in 0..3 {
+            let client = cluster.client(index);
+            assert_eq!(client.keep_alive().await.renew(lease).await, 60);
+            assert_eq!(client.keep_alive().await.renew(lease + 1).await, 0);
+            let left = client.time_to_live(lease).await;
+            assert!((58..=60).contains(&left.ttl), "{left:?}");
+            assert_eq!(client.time_to_live(lease + 1).await.ttl, -1);
+        }
+        let members = cluster.client(1).cluster().member_list(pb::MemberListRequest { linearizable: true }).await;
+        let names: Vec<String> =
+            members.expect("a list").into_inner().members.into_iter().map(|member| member.name).collect();
+        assert_eq!(names.len(), 3);
+        assert!(["m0", "m1", "m2"].iter().all(|name| names.iter().any(|listed| listed == name)), "{names:?}");
+        cluster.agree().await;
+    });
+}
+
+#[test]
+fn a_leader_that_stops_hands_over_and_catches_up_when_it_is_back() {
+    run(async {
+        let mut cluster = Cluster::start(3, |_| {}).await;
+        cluster.client(0).put("a", "1").await;
+        let leader = cluster.leader().await;
+        let other = (leader + 1) % 3;
+        let mut watch = cluster.client(other).watch(watch_all()).await;
+        cluster.stop(leader);
+        cluster.client(other).put("b", "2").await;
+        assert_eq!(watch.events().await[0].kv.as_ref().expect("a put").key, "b");
+        cluster.restart(leader);
+        assert_eq!(cluster.client(leader).get("b").await.as_deref(), Some("2"));
+        cluster.agree().await;
+    });
+}
+
+#[test]
+fn a_member_behind_the_log_gets_the_whole_database() {
+    run(async {
+        let adjust = |config: &mut Config| {
+            config.snapshot_count = 50;
+            config.max_wals = 1;
+            config.wal_segment_bytes = 20_000;
+        };
+        let mut cluster = Cluster::start(3, adjust).await;
+        cluster.client(0).put("before", "1").await;
+        let lease = cluster.client(0).grant(600).await;
+        let behind = (cluster.leader().await + 1) % 3;
+        let ahead = (behind + 1) % 3;
+        cluster.agree().await;
+        cluster.stop(behind);
+        // More than the members keep in memory of the log.
+        let large = "x".repeat(200_000);
+        for number in 0..100 {
+            cluster.client(ahead).put(&format!("key{number}"), &large).await;
+        }
+        cluster.client(ahead).try_put(leased("leased", lease)).await.expect("a put");
+        cluster.client(ahead).compact(50, true).await.expect("a compaction");
+        cluster.restart(behind);
+        cluster.agree().await;
+        let snapshot = cluster.folders[behind].path().join("member/backend.1");
+        assert!(snapshot.exists(), "its log was purged at the others");
+        assert!(!snapshot.join("received").exists(), "the log knows of it");
+        assert_eq!(cluster.client(behind).time_to_live(lease).await.keys, ["leased"]);
+        // It is a member like any other afterwards, also after another start.
+        cluster.client(behind).put("after", "1").await;
+        cluster.stop(behind);
+        cluster.restart(behind);
+        assert_eq!(cluster.client(behind).get("after").await.as_deref(), Some("1"));
+        cluster.agree().await;
+    });
+}
+
+#[test]
+fn members_come_as_learners_vote_when_promoted_and_stop_when_removed() {
+    run(async {
+        let mut cluster = Cluster::start(3, |_| {}).await;
+        cluster.client(0).put("a", "1").await;
+        cluster.folders.push(folder());
+        cluster.peer_urls.push(free_url());
+        let request = pb::MemberAddRequest { peer_urls: vec![cluster.peer_urls[3].to_string()], is_learner: true };
+        let added = cluster.client(1).cluster().member_add(request).await.expect("a change").into_inner();
+        let id = added.member.expect("the new member").id;
+        let taken = pb::MemberAddRequest { peer_urls: vec![cluster.peer_urls[0].to_string()], is_learner: false };
+        let again = cluster.client(2).cluster().member_add(taken).await.expect_err("the URL is taken");
+        assert_eq!(again.message(), "etcdserver: Peer URLs already exists");
+        let member = cluster.begin(3, |config| config.initial_cluster_state = ClusterState::Existing);
+        cluster.members.push(None);
+        cluster.serve(3, member);
+        let refused = cluster.client(3).kv().range(key_range("a")).await.expect_err("a learner");
+        assert_eq!(refused.message(), "etcdserver: rpc not supported for learner");
+        let serializable = pb::RangeRequest { serializable: true, ..key_range("a") };
+        cluster.client(3).kv().range(serializable).await.expect("a learner serves these");
+        let promote = pb::MemberPromoteRequest { id };
+        let promoted = loop {
+            match cluster.client(0).cluster().member_promote(promote).await {
+                Ok(promoted) => break promoted.into_inner(),
+                Err(status) => assert!(status.message().contains("in sync with leader"), "{status:?}"),
+            }
+        };
+        assert!(promoted.members.iter().all(|member| !member.is_learner));
+        eventually(|| !cluster.members[3].as_ref().expect("it runs").member.core().is_learner()).await;
+        cluster.client(3).put("b", "2").await;
+        cluster.agree().await;
+        let removed = cluster.client(0).cluster().member_remove(pb::MemberRemoveRequest { id }).await;
+        assert_eq!(removed.expect("a change").into_inner().members.len(), 3);
+        let mut gone = cluster.members[3].take().expect("it runs").member;
+        gone.wait().expect("a removed member stops without a failure");
+        cluster.client(1).put("c", "3").await;
+    });
+}
+
+#[test]
+fn one_member_goes_on_alone_when_it_is_forced_to() {
+    run(async {
+        let mut cluster = Cluster::start(3, |_| {}).await;
+        cluster.client(1).put("a", "1").await;
+        cluster.agree().await;
+        for index in 0..3 {
+            // Without a quorum a stop does not wait for anybody.
+            cluster.stop(index);
+        }
+        let alone = cluster.begin(2, |config| config.force_new_cluster = true);
+        cluster.serve(2, alone);
+        assert_eq!(cluster.client(2).get("a").await.as_deref(), Some("1"));
+        cluster.client(2).put("b", "2").await;
+        let listed = cluster.client(2).cluster().member_list(pb::MemberListRequest { linearizable: true }).await;
+        assert_eq!(listed.expect("a list").into_inner().members.len(), 1);
+        cluster.stop(2);
+        cluster.restart(2);
+        assert_eq!(cluster.client(2).get("b").await.as_deref(), Some("2"));
+    });
+}
+
+#[test]
+fn leadership_moves_when_asked_and_refuses_what_etcd_refuses() {
+    run(async {
+        let cluster = Cluster::start(3, |_| {}).await;
+        let leader = cluster.leader().await;
+        let other = (leader + 1) % 3;
+        let id = |index: usize| cluster.members[index].as_ref().expect("it runs").member.core().config.member_id;
+        let target = |target_id| pb::MoveLeaderRequest { target_id };
+        let follower = cluster.client(other).maintenance().move_leader(target(id(other))).await;
+        assert_eq!(follower.expect_err("a follower").message(), "etcdserver: not leader");
+        let stranger = cluster.client(leader).maintenance().move_leader(target(7)).await;
+        assert_eq!(stranger.expect_err("a stranger").message(), "etcdserver: bad leader transferee");
+        cluster.client(leader).maintenance().move_leader(target(id(other))).await.expect("a voter");
+        assert_eq!(cluster.leader().await, other);
+        cluster.client(leader).put("a", "1").await;
+    });
+}
