@@ -405,6 +405,11 @@ impl<W> Member<W> {
         self.consensus.take_unwritten_hard_state()
     }
 
+    /// Requests that wait for their entries, or for a leader.
+    pub fn pending_proposals(&self) -> usize {
+        self.pending.len() + self.held.len()
+    }
+
     /// Gives up every request still waiting, at a stop.
     pub fn take_pending(&mut self) -> Vec<W> {
         let mut pending: Vec<(u64, W)> = self.pending.drain().collect();
