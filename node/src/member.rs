@@ -170,8 +170,11 @@ impl<W> Member<W> {
         let mut entries = Vec::with_capacity(proposals.len());
         let mut ids = Vec::with_capacity(proposals.len());
         for proposal in proposals {
-            self.pending.insert(proposal.id, proposal.waiter);
-            ids.push(proposal.id);
+            // Number 0 is nobody's.
+            if proposal.id != 0 {
+                self.pending.insert(proposal.id, proposal.waiter);
+                ids.push(proposal.id);
+            }
             entries.push(proposal.data);
         }
         if !self.consensus.propose(entries.into_iter()) {
