@@ -135,6 +135,8 @@ impl Cluster {
     /// # Panics
     /// When it is not taken in or does not start.
     pub async fn join(&mut self, program: &Program, is_learner: bool, through: usize) -> usize {
+        // A change that is lost with a leader keeps etcd waiting for as long as the client does.
+        self.leader().await;
         let mut node = self.prepare(program);
         let request = pb::MemberAddRequest { peer_urls: vec![node.process.peer_url().to_owned()], is_learner };
         let added = until(async || {
@@ -160,6 +162,7 @@ impl Cluster {
     /// # Panics
     /// When it does not become one.
     pub async fn promote(&self, index: usize, through: usize) {
+        self.leader().await;
         let id = self.nodes[index].id;
         let promoted =
             until(async || self.nodes[through].cluster().member_promote(pb::MemberPromoteRequest { id }).await);
@@ -172,6 +175,7 @@ impl Cluster {
     /// # Panics
     /// When it is not removed, or goes on.
     pub async fn remove(&mut self, index: usize, through: usize) -> Node {
+        self.leader().await;
         let id = self.nodes[index].id;
         let removed = until(async || self.nodes[through].cluster().member_remove(pb::MemberRemoveRequest { id }).await);
         removed.await.expect("a member can be removed");
@@ -297,7 +301,7 @@ impl Holdings {
 }
 
 /// The version the cluster agreed on, as the member's page tells it.
-async fn cluster_version(node: &Node) -> String {
+pub async fn cluster_version(node: &Node) -> String {
     let page = page(node, "/version").await;
     let parsed: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
     parsed["etcdcluster"].as_str().unwrap_or_default().to_owned()

@@ -109,6 +109,11 @@ impl Member {
         self.environment = environment;
     }
 
+    /// Another program for the next start.
+    pub fn set_binary(&mut self, binary: &Path) {
+        self.binary = binary.to_path_buf();
+    }
+
     /// The URL for clients, as `http://127.0.0.1:port`.
     pub fn url(&self) -> &str {
         &self.client_url

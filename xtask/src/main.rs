@@ -7,6 +7,7 @@ mod compare;
 mod dependencies;
 mod faults;
 mod map;
+mod mixed;
 mod simulate;
 
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ commands:
                    measure a release build (or the binary given) beside etcd; needs minutes
   faults [--minutes N] [--seed S] [--members 3|5] [--round-seconds N] [--rounds N]
                    harm clusters of real processes while clients work, and judge what these saw
+  mixed [--etcd PATH] [--etcd36 PATH] [--kvorum PATH] [--operations N] [--slow]
+                   run the tests of clusters with members of etcd and of Kvorum at length (10,000 operations)
   simulate [--seconds N] [--seed S] [--trace]
                    run simulated clusters from new seeds for N seconds (60), or repeat one seed";
 
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         ["codegen", "--check"] => codegen::check(),
         ["compare", rest @ ..] => compare::run(rest),
         ["faults", rest @ ..] => faults::run(rest),
+        ["mixed", rest @ ..] => mixed::run(rest),
         ["simulate", rest @ ..] => simulate::run(rest),
         _ => Err(USAGE.to_owned()),
     };

@@ -1,5 +1,5 @@
 //! A real etcd in a cluster of two whose other member is this transport with a hand-made follower. Skipped without one:
-//! `KVORUM_ETCD` names a binary, else `etcd` on the path is taken.
+//! `KVORUM_TEST_ETCD` names a binary, else `etcd` on the path is taken.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ const TOKEN: &str = "peer-test";
 const DEADLINE: Duration = Duration::from_secs(5);
 
 fn find_etcd() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("KVORUM_ETCD").filter(|path| !path.is_empty()) {
+    if let Some(path) = std::env::var_os("KVORUM_TEST_ETCD").filter(|path| !path.is_empty()) {
         return Some(path.into());
     }
     let path = std::env::var_os("PATH")?;
