@@ -29,6 +29,9 @@ pub enum Figure {
     UntilReady,
     /// Seconds from the start of the process to the first reply to a linearizable read.
     UntilAnswer,
+    /// Seconds without a leader: the median over several losses, and the longest.
+    WithoutLeader,
+    WithoutLeaderLongest,
     /// Seconds until all watchers were created.
     UntilWatching,
     /// Seconds until what was measured had finished.
@@ -55,6 +58,8 @@ impl Figure {
             Figure::Written => "written MB",
             Figure::UntilReady => "ready s",
             Figure::UntilAnswer => "answer s",
+            Figure::WithoutLeader => "median s",
+            Figure::WithoutLeaderLongest => "longest s",
             Figure::UntilWatching => "watching s",
             Figure::UntilFinished => "finished s",
             Figure::ForeignCpu => "others' CPU",
@@ -71,6 +76,7 @@ impl Figure {
             }
             Figure::ServerCpu | Figure::ClientCpu => format!("{value:.2}"),
             Figure::OverQuiet => format!("{value:.2}x"),
+            Figure::WithoutLeader | Figure::WithoutLeaderLongest => short(value),
             Figure::UntilReady | Figure::UntilAnswer | Figure::UntilWatching | Figure::UntilFinished => {
                 format!("{value:.2}")
             }

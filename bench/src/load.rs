@@ -60,9 +60,14 @@ impl Load {
     /// Starts the load on a thread of its own. It ends when `control` says stop, when all sources are exhausted, or with
     /// the first error, which it also reports to `control`.
     pub fn spawn(self, address: SocketAddr, control: &Arc<Control>) -> JoinHandle<Result<Tally, String>> {
+        self.spawn_over(vec![address], control)
+    }
+
+    /// As [`Self::spawn`], with connections to each of the addresses in turn.
+    pub fn spawn_over(self, addresses: Vec<SocketAddr>, control: &Arc<Control>) -> JoinHandle<Result<Tally, String>> {
         spawn_thread(control, move |control, tally| async move {
             let mut connections = JoinSet::new();
-            for number in 0..self.connections {
+            for (number, address) in (0..self.connections).zip(addresses.iter().copied().cycle()) {
                 let source = (self.source)(number);
                 let calls = Loop::new(source, self.streams);
                 connections.spawn_local(calls.run(address, self.path, control.clone(), tally.clone()));

@@ -9,6 +9,7 @@
 //! empty tonic service with replies of the same size.
 
 mod cases;
+mod cluster;
 mod compare;
 mod control;
 mod figures;

@@ -28,33 +28,90 @@ pub struct Program {
     pub floor: bool,
 }
 
+/// Where one server of a cluster lives.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    pub name: String,
+    pub client: SocketAddr,
+    pub peer: SocketAddr,
+    /// As the flag `--initial-cluster` takes it: all members.
+    pub initial_cluster: String,
+}
+
+impl Placement {
+    /// `count` servers of one cluster, on ports that were free a moment ago.
+    pub fn of_cluster(count: usize) -> Result<Vec<Placement>, String> {
+        let addresses = free_addresses(2 * count)?;
+        let name = |number: usize| if count == 1 { "default".to_owned() } else { format!("member{number}") };
+        let (clients, peers) = addresses.split_at(count);
+        let listed: Vec<String> =
+            peers.iter().enumerate().map(|(number, peer)| format!("{}=http://{peer}", name(number))).collect();
+        let initial_cluster = listed.join(",");
+        let placement = |(number, (client, peer)): (usize, (&SocketAddr, &SocketAddr))| Placement {
+            name: name(number),
+            client: *client,
+            peer: *peer,
+            initial_cluster: initial_cluster.clone(),
+        };
+        Ok(clients.iter().zip(peers).enumerate().map(placement).collect())
+    }
+}
+
+/// What is measured: one process, or all of a cluster's.
+pub trait Processes {
+    fn pids(&self) -> Vec<u32>;
+}
+
+impl Processes for Server {
+    fn pids(&self) -> Vec<u32> {
+        self.child.iter().map(Child::id).collect()
+    }
+}
+
 /// A running server with its data.
 pub struct Server {
     program: Program,
     child: Option<Child>,
-    address: SocketAddr,
+    placement: Placement,
     folder: TempDir,
+}
+
+/// A started server that has not said yet that it is ready.
+pub struct Starting {
+    started: Instant,
+    lines: mpsc::Receiver<(String, Instant)>,
 }
 
 impl Server {
     /// Starts `program` on an empty folder below `parent` and waits until it says that it is ready.
     pub fn start(program: &Program, parent: &Path) -> Result<Server, String> {
+        let placement = Placement::of_cluster(1)?.remove(0);
+        let mut server = Server::place(program, parent, placement)?;
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// A server that is to be started, on an empty folder below `parent`.
+    pub fn place(program: &Program, parent: &Path, placement: Placement) -> Result<Server, String> {
         std::fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
         let folder = tempfile::Builder::new()
             .prefix("kvorum-bench-")
             .tempdir_in(parent)
             .map_err(|error| format!("temporary folder in {}: {error}", parent.display()))?;
-        let mut server = Server { program: program.clone(), child: None, address: free_address()?, folder };
-        server.resume()?;
-        Ok(server)
+        Ok(Server { program: program.clone(), child: None, placement, folder })
     }
 
     /// Starts the stopped server on the data it left; returns the time until it said that it is ready.
     pub fn resume(&mut self) -> Result<Duration, String> {
+        self.launch()?.wait()
+    }
+
+    /// Starts the stopped server and does not wait for it.
+    pub fn launch(&mut self) -> Result<Starting, String> {
         assert!(self.child.is_none(), "a running server is not started again");
         let started = Instant::now();
         let mut child = self
-            .command()?
+            .command()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -63,12 +120,74 @@ impl Server {
         let log = child.stderr.take().expect("stderr is piped");
         let log_path = self.folder.path().join("log");
         self.child = Some(child);
-        let lines = follow(log, &log_path)?;
-        let deadline = started + Duration::from_secs(READY_SECONDS_MAX);
+        Ok(Starting { started, lines: follow(log, &log_path)? })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.placement.client
+    }
+
+    /// Ends the server without asking it, and waits for its end.
+    pub fn kill(&mut self) -> Result<(), String> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.kill().and_then(|()| child.wait()).map(|_| ()).map_err(|error| format!("kill: {error}"))
+    }
+
+    /// Asks the server to end, and does not wait: [`Self::stop`] does.
+    pub fn ask_to_stop(&self) -> Result<(), String> {
+        let Some(child) = &self.child else { return Ok(()) };
+        kill_process(Pid::from_child(child), Signal::TERM).map_err(|error| format!("SIGTERM: {error}"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("asked of a running server only").id()
+    }
+
+    /// Asks the server to end and waits for it.
+    pub fn stop(&mut self) -> Result<(), String> {
+        self.ask_to_stop()?;
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let deadline = Instant::now() + Duration::from_secs(STOP_SECONDS_MAX);
+        while Instant::now() < deadline {
+            if child.try_wait().map_err(|error| error.to_string())?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.kill().and_then(|()| child.wait()).map_err(|error| format!("kill: {error}"))?;
+        Err(format!("did not end within {STOP_SECONDS_MAX} s of SIGTERM"))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program.path);
+        let placement = &self.placement;
+        if self.program.floor {
+            command.args(["floor", "--listen", &placement.client.to_string()]);
+            return command;
+        }
+        let client = format!("http://{}", placement.client);
+        let peer = format!("http://{}", placement.peer);
+        command
+            .arg("--data-dir")
+            .arg(self.folder.path().join("data"))
+            .args(["--name", &placement.name])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &placement.initial_cluster])
+            // The quota would end the fills of the large cases; it is the same for both.
+            .args(["--quota-backend-bytes", "8589934592"]);
+        command
+    }
+}
+
+impl Starting {
+    /// Waits until the server says that it is ready; returns the time since its start.
+    pub fn wait(self) -> Result<Duration, String> {
+        let deadline = self.started + Duration::from_secs(READY_SECONDS_MAX);
         let mut last_lines = Vec::new();
         loop {
-            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok((line, at)) if line.contains(READY_LINE) => return Ok(at - started),
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((line, at)) if line.contains(READY_LINE) => return Ok(at - self.started),
                 Ok((line, _)) => {
                     last_lines.push(line);
                     if last_lines.len() > LOG_LINES_QUOTED {
@@ -82,48 +201,6 @@ impl Server {
             }
         }
     }
-
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("asked of a running server only").id()
-    }
-
-    /// Asks the server to end and waits for it.
-    pub fn stop(&mut self) -> Result<(), String> {
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        kill_process(Pid::from_child(&child), Signal::TERM).map_err(|error| format!("SIGTERM: {error}"))?;
-        let deadline = Instant::now() + Duration::from_secs(STOP_SECONDS_MAX);
-        while Instant::now() < deadline {
-            if child.try_wait().map_err(|error| error.to_string())?.is_some() {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        child.kill().and_then(|()| child.wait()).map_err(|error| format!("kill: {error}"))?;
-        Err(format!("did not end within {STOP_SECONDS_MAX} s of SIGTERM"))
-    }
-
-    fn command(&self) -> Result<Command, String> {
-        let mut command = Command::new(&self.program.path);
-        if self.program.floor {
-            command.args(["floor", "--listen", &self.address.to_string()]);
-            return Ok(command);
-        }
-        let client = format!("http://{}", self.address);
-        let peer = format!("http://{}", free_address()?);
-        command
-            .arg("--data-dir")
-            .arg(self.folder.path().join("data"))
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            // The quota would end the fills of the large cases; it is the same for both.
-            .args(["--quota-backend-bytes", "8589934592"]);
-        Ok(command)
-    }
 }
 
 impl Drop for Server {
@@ -134,10 +211,12 @@ impl Drop for Server {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_address() -> Result<SocketAddr, String> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| format!("free port: {error}"))?;
-    listener.local_addr().map_err(|error| format!("free port: {error}"))
+/// Ports that were free a moment ago, each another one.
+fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, String> {
+    let free = |error: std::io::Error| format!("free port: {error}");
+    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(free);
+    let listeners = (0..count).map(bind).collect::<Result<Vec<TcpListener>, String>>()?;
+    listeners.iter().map(|listener| listener.local_addr().map_err(free)).collect()
 }
 
 /// Copies the log to `path` and hands out its lines with the moment each was seen, for as long as somebody listens.

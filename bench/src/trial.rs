@@ -2,6 +2,7 @@
 //! never reads a clock or a counter outside of the recorded time.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use crate::control::Control;
 use crate::figures::{Figure, Row};
 use crate::load::{self, Load, Tally};
 use crate::process;
-use crate::server::{Program, Server};
+use crate::server::{Processes, Program, Server};
 use crate::streams::Channel;
 
 /// Longer than it takes etcd to store some millions of keys.
@@ -40,10 +41,12 @@ pub struct Measured {
     client_cpu: Duration,
     /// What everything else on the machine used.
     foreign_cpu: Duration,
+    /// The sum over the processes.
     peak_memory_bytes: u64,
+    written_bytes: u64,
 }
 
-type Running = JoinHandle<Result<Tally, String>>;
+pub type Running = JoinHandle<Result<Tally, String>>;
 
 impl Trial {
     /// A fresh server without data.
@@ -59,14 +62,19 @@ impl Trial {
     }
 
     /// Records what the threads in `running` do, and stops them.
-    pub fn record(&self, server: &Server, control: &Arc<Control>, running: Vec<Running>) -> Result<Measured, String> {
+    pub fn record(
+        &self,
+        server: &dyn Processes,
+        control: &Arc<Control>,
+        running: Vec<Running>,
+    ) -> Result<Measured, String> {
         self.record_while(server, control, running, || control.wait(self.time)).map(|(measured, ())| measured)
     }
 
     /// Records what the threads in `running` do while `work` is done, and stops them.
     pub fn record_while<Done>(
         &self,
-        server: &Server,
+        server: &dyn Processes,
         control: &Arc<Control>,
         running: Vec<Running>,
         work: impl FnOnce() -> Result<Done, String>,
@@ -80,7 +88,8 @@ impl Trial {
             tallies.extend(tally.ok());
         }
         let (elapsed, used, done) = window?;
-        let peak_memory_bytes = process::memory(server.pid())?.peak_bytes;
+        let memories = server.pids().into_iter().map(process::memory).collect::<Result<Vec<_>, String>>()?;
+        let peak_memory_bytes = memories.iter().map(|memory| memory.peak_bytes).sum();
         let foreign_cpu = used.machine.saturating_sub(used.server + used.client);
         let measured = Measured {
             tallies,
@@ -89,18 +98,19 @@ impl Trial {
             client_cpu: used.client,
             foreign_cpu,
             peak_memory_bytes,
+            written_bytes: used.written_bytes,
         };
         Ok((measured, done))
     }
 
     fn record_window<Done>(
         &self,
-        server: &Server,
+        server: &dyn Processes,
         control: &Control,
         work: impl FnOnce() -> Result<Done, String>,
-    ) -> Result<(Duration, CpuTimes, Done), String> {
+    ) -> Result<(Duration, Used, Done), String> {
         control.wait(self.warm_up())?;
-        let before = CpuTimes::now(server)?;
+        let before = Used::now(server)?;
         let started = Instant::now();
         control.record(true);
         let done = work();
@@ -109,11 +119,12 @@ impl Trial {
         control.wait(Duration::ZERO)?;
         let done = done?;
         let elapsed = started.elapsed();
-        let after = CpuTimes::now(server)?;
-        let used = CpuTimes {
+        let after = Used::now(server)?;
+        let used = Used {
             server: after.server.saturating_sub(before.server),
             client: after.client.saturating_sub(before.client),
             machine: after.machine.saturating_sub(before.machine),
+            written_bytes: after.written_bytes.saturating_sub(before.written_bytes),
         };
         Ok((elapsed, used, done))
     }
@@ -130,15 +141,20 @@ impl Trial {
 
     /// One request, one reply, on a connection of its own.
     pub fn call(&self, server: &Server, path: &'static str, body: Bytes) -> Result<Bytes, String> {
-        let (address, control) = (server.address(), Arc::new(Control::default()));
-        let (sender, receiver) = mpsc::channel();
-        let running = load::spawn_thread(&control, move |_, _| async move {
-            let reply = Channel::open(address).await?.call(path, body).await?;
-            sender.send(reply).map_err(|error| error.to_string())
-        });
-        finish(running, &control)?;
-        receiver.try_recv().map_err(|error| error.to_string())
+        call(server.address(), path, body)
     }
+}
+
+/// One request, one reply, on a connection of its own.
+pub fn call(address: SocketAddr, path: &'static str, body: Bytes) -> Result<Bytes, String> {
+    let control = Arc::new(Control::default());
+    let (sender, receiver) = mpsc::channel();
+    let running = load::spawn_thread(&control, move |_, _| async move {
+        let reply = Channel::open(address).await?.call(path, body).await?;
+        sender.send(reply).map_err(|error| error.to_string())
+    });
+    finish(running, &control)?;
+    receiver.try_recv().map_err(|error| error.to_string())
 }
 
 /// Waits for a load that ends by itself, but not for ever: a server may not answer.
@@ -153,17 +169,23 @@ pub fn finish(running: Running, control: &Control) -> Result<(), String> {
     if late { Err(format!("preparation took more than {} s", PREPARATION_TIME_MAX.as_secs())) } else { Ok(()) }
 }
 
-/// Readings of the CPU clocks.
-struct CpuTimes {
+/// Readings of the CPU clocks and of the disk's counter, the servers' summed up.
+struct Used {
     server: Duration,
     client: Duration,
     machine: Duration,
+    written_bytes: u64,
 }
 
-impl CpuTimes {
-    fn now(server: &Server) -> Result<CpuTimes, String> {
-        let (server, client) = (process::cpu_time(server.pid())?, process::own_cpu_time()?);
-        Ok(CpuTimes { server, client, machine: process::machine_cpu_time()? })
+impl Used {
+    fn now(server: &dyn Processes) -> Result<Used, String> {
+        let (mut cpu, mut written_bytes) = (Duration::ZERO, 0);
+        for pid in server.pids() {
+            cpu += process::cpu_time(pid)?;
+            written_bytes += process::written_bytes(pid)?;
+        }
+        let (client, machine) = (process::own_cpu_time()?, process::machine_cpu_time()?);
+        Ok(Used { server: cpu, client, machine, written_bytes })
     }
 }
 
@@ -187,6 +209,11 @@ impl Measured {
         figures.insert(Figure::ForeignCpu, self.foreign_cpu.as_secs_f64() / (self.elapsed.as_secs_f64() * cores));
         figures.insert(Figure::PeakMemory, self.peak_memory_bytes as f64);
         Row { label: label.into(), figures }
+    }
+
+    /// Bytes written to the disk while recording, for each request of the load of that number.
+    pub fn written_per_request(&self, load: usize) -> f64 {
+        self.written_bytes as f64 / self.tallies[load].count.max(1) as f64
     }
 
     pub fn elapsed(&self) -> Duration {

@@ -134,6 +134,8 @@ pub struct Consensus {
     random: SplitMix,
     election_ticks: usize,
     applied: u64,
+    /// The commit index that this leader told the others of in messages of its own.
+    told_commit: u64,
 }
 
 /// Messages that may leave once everything up to `number` is on disk.
@@ -195,7 +197,9 @@ impl Consensus {
             random: SplitMix(config.seed),
             election_ticks: config.election_ticks,
             applied: parts.applied,
+            told_commit: 0,
         };
+        consensus.raw.raft.skip_bcast_commit(true);
         consensus.raw.mut_store().trim(parts.applied);
         consensus.draw_election_timeout();
         Ok(consensus)
@@ -265,6 +269,10 @@ impl Consensus {
     /// The message is not one that a peer may send, and why; it is dropped, nothing changed.
     pub fn handle_message(&mut self, message: raftpb::Message) -> Result<(), String> {
         let kind = fences::check(&message, &self.raw)?;
+        if kind == MessageType::MsgReadIndex && self.is_confirmed_by_asking(message.from.unwrap_or(0)) {
+            self.answer_read_index(message);
+            return Ok(());
+        }
         let message = to_raft_message(message, kind);
         // What raft itself refuses (a stale term, a peer it does not know) is nothing to report.
         match kind {
@@ -275,9 +283,58 @@ impl Consensus {
         Ok(())
     }
 
+    /// Whether the question for a read index confirms this leader by itself: if the two that take part are a quorum. Who
+    /// asked held this member for the leader at that moment, so it had voted in no later term before, and nor had this
+    /// one. So no later leader existed before the question, nor a write of such a leader that the reads would have to
+    /// see. (A question carries no term; the asker's is never later than that of the leader it names.) A round of heartbeats
+    /// would say no more.
+    fn is_confirmed_by_asking(&self, asker: u64) -> bool {
+        let raft = &self.raw.raft;
+        raft.state == StateRole::Leader
+            && asker != raft.id
+            && raft.commit_to_current_term()
+            && raft.prs().has_quorum(&[raft.id, asker].into_iter().collect())
+    }
+
+    fn answer_read_index(&mut self, question: raftpb::Message) {
+        self.outbox.push(raftpb::Message {
+            to: question.from,
+            entries: question.entries,
+            ..from_raft_message(Message {
+                msg_type: MessageType::MsgReadIndexResp,
+                from: self.raw.raft.id,
+                term: self.term(),
+                index: self.commit_index(),
+                ..Message::default()
+            })
+        });
+    }
+
+    /// The others learn of a commit from the next append. A message for it alone goes out once nothing is on its way any
+    /// more: as long as something is, its own commit is near, and tells of this one too.
+    fn tell_commit(&mut self) {
+        let raft = &mut self.raw.raft;
+        let committed = raft.raft_log.committed;
+        if raft.state == StateRole::Leader && committed > self.told_commit && committed == raft.raft_log.last_index() {
+            self.told_commit = committed;
+            raft.bcast_append();
+        }
+    }
+
     /// A message to the peer did not leave.
     pub fn report_unreachable(&mut self, member_id: u64) {
         self.raw.report_unreachable(member_id);
+    }
+
+    /// The peer is known to have ended: nothing listens where it did. If it led, there is nobody whose time as a leader has
+    /// to be waited out: as if nothing had been heard of it for an election timeout, this member votes for others, and
+    /// stands itself after what its seed adds to the timeout. Raft is safe at any timing, so a mistake costs an election
+    /// that the others refuse.
+    pub fn report_gone(&mut self, member_id: u64) {
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Follower && member_id != 0 && raft.leader_id == member_id {
+            raft.election_elapsed = raft.election_elapsed.max(self.election_ticks);
+        }
     }
 
     /// The snapshot for the peer was taken in by it, or was lost on the way.
@@ -317,6 +374,7 @@ impl Consensus {
         if let Some(persist) = self.bootstrap.take() {
             return Some(persist);
         }
+        self.tell_commit();
         while self.raw.has_ready() {
             if let Some(persist) = self.next_ready() {
                 return Some(persist);

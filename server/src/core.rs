@@ -3,8 +3,8 @@
 //! Two locks, always taken in this order. `log` belongs to whoever drives: it takes proposals into raft, writes and syncs
 //! the WAL, applies what became committed. `state` guards raft, store and timers, and is held only between disk calls,
 //! so reads never wait for the disk. A connection thread drives its own small batches while syncs are quick; everything
-//! else is driven by the log thread. The raft thread moves raft's clock and takes the peers' messages; it never touches
-//! the disk, so that no heartbeat waits for it.
+//! else is driven by the log thread. The raft thread moves raft's clock, and what peers send is taken on the thread that
+//! reads it; neither ever touches the disk, so that no heartbeat waits for it.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -22,16 +22,14 @@ use kvorum_node::member::{Member, Outcome, Proposal, Turn};
 use kvorum_node::{Persist, RequestIds, SnapshotPosition};
 use kvorum_store::{Header, Reader};
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use prost::Message as _;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::database::Databases;
 use crate::ids::to_hex;
 use crate::limits::{
-    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PEER_INBOX_BYTES_MAX,
-    PROPOSAL_QUEUE_MAX,
+    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PROPOSAL_QUEUE_MAX,
 };
-use crate::mailbox::{Mailbox, SlotKey};
+use crate::mailbox::{Mail, Mailbox, SlotKey};
 use crate::metrics::{Metrics, PeerMetrics};
 use crate::watch::WatchPublisher;
 
@@ -47,6 +45,8 @@ pub enum Waiter {
     Channel(oneshot::Sender<Outcome>),
     /// A linearizable read.
     Read(oneshot::Sender<Result<(), EtcdError>>),
+    /// Linearizable reads of a connection thread.
+    Reads { worker: usize, batch: usize },
     /// Nobody: the member asked by itself.
     Nobody,
 }
@@ -91,8 +91,8 @@ pub struct Core {
     queue: Mutex<Queue>,
     queue_filled: Condvar,
     queue_length: AtomicUsize,
-    inbox: Mutex<Inbox>,
-    inbox_filled: Condvar,
+    /// The raft thread sleeps on it, until the next tick or a stop.
+    clock: Wanted,
     peers: OnceLock<Arc<dyn Peers>>,
     mailboxes: Vec<Arc<Mailbox>>,
     started: Instant,
@@ -109,6 +109,8 @@ pub struct Core {
     backend_in_use_bytes: AtomicU64,
     stopping: AtomicBool,
     is_learner: AtomicBool,
+    /// Whether a linearizable read may find that it needs nobody else; whether it does is raft's to say.
+    is_alone: AtomicBool,
     compactions_scheduled: AtomicU64,
     compactions_finished: AtomicU64,
     backend_commits: AtomicU64,
@@ -141,13 +143,6 @@ struct Queue {
     persists: bool,
     /// The log thread took its last look.
     closed: bool,
-}
-
-/// What peers sent and the raft thread has not seen yet.
-#[derive(Default)]
-struct Inbox {
-    messages: Vec<raftpb::Message>,
-    bytes: usize,
 }
 
 /// How the member reaches its peers.
@@ -221,8 +216,7 @@ impl Core {
             queue: Mutex::default(),
             queue_filled: Condvar::new(),
             queue_length: AtomicUsize::new(0),
-            inbox: Mutex::default(),
-            inbox_filled: Condvar::new(),
+            clock: Wanted::default(),
             peers: OnceLock::new(),
             mailboxes: (0..workers).map(|_| Arc::default()).collect(),
             started: Instant::now(),
@@ -237,6 +231,7 @@ impl Core {
             backend_in_use_bytes: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             is_learner: AtomicBool::new(false),
+            is_alone: AtomicBool::new(true),
             compactions_scheduled: AtomicU64::new(0),
             compactions_finished: AtomicU64::new(0),
             backend_commits: AtomicU64::new(0),
@@ -371,10 +366,27 @@ impl Core {
         if connected { EtcdError::Timeout } else { EtcdError::TimeoutDueToConnectionLost }
     }
 
+    /// Whether a linearizable read may be served right now. A single member answers itself at once.
+    pub fn is_linearized(&self) -> bool {
+        self.is_alone.load(Ordering::Relaxed) && self.state.lock().is_linearized()
+    }
+
+    /// Asks for a linearizable read; the waiter hears when it may be served.
+    pub fn read(&self, waiter: Waiter) {
+        let mut waiter = Some(waiter);
+        if !self.is_stopping() {
+            self.turn(|member, now, _| waiter.take().into_iter().for_each(|waiter| member.read(now, waiter)));
+        }
+        // A member that failed takes none.
+        if let Some(waiter) = waiter {
+            self.deliver(Turn { reads: vec![(waiter, Err(EtcdError::Stopped))], ..Turn::default() }, None);
+        }
+    }
+
     /// Waits until a linearizable read may be served.
     pub async fn linearize(&self) -> Result<(), EtcdError> {
         let (sender, receiver) = oneshot::channel();
-        self.turn(|member, now, _| member.read(now, Waiter::Read(sender)));
+        self.read(Waiter::Read(sender));
         match receiver.await {
             Ok(confirmed) => confirmed,
             Err(_) => Err(EtcdError::Stopped),
@@ -425,13 +437,20 @@ impl Core {
     }
 
     /// Commits a small batch on the calling connection thread if the disk is quick and nobody else is driving. Returns
-    /// false, with the batch untouched, if the raft thread should do it. Replies for `worker` go to `own`.
+    /// false, with the batch untouched, if the log thread should do it. Replies for `worker` go to `own`. What another
+    /// member is to take into its log leaves at once, and waits for no disk here.
     pub fn drive_inline(
         &self,
         proposals: &mut Vec<Proposal<Waiter>>,
         worker: usize,
         own: &mut Vec<(SlotKey, Outcome)>,
     ) -> bool {
+        if self.leader() != self.config.member_id {
+            self.turn(|member, now, turn| member.propose(now, proposals.drain(..), turn));
+            let refused = proposals.drain(..).map(|proposal| proposal.waiter);
+            self.refuse_stopped(refused);
+            return true;
+        }
         if proposals.len() > INLINE_PROPOSALS_MAX
             || self.sync_microseconds.load(Ordering::Relaxed) > INLINE_SYNC_MICROSECONDS_MAX
         {
@@ -499,6 +518,7 @@ impl Core {
         self.term.store(consensus.term(), Ordering::Relaxed);
         self.leader.store(consensus.leader(), Ordering::Relaxed);
         self.commit_index.store(consensus.commit_index(), Ordering::Relaxed);
+        self.is_alone.store(consensus.is_single_voter(), Ordering::Relaxed);
         let wanted_entries = consensus.wanted_entries();
         if !turn.events.is_empty() {
             self.publisher.publish(Arc::from(std::mem::take(&mut turn.events)));
@@ -595,31 +615,36 @@ impl Core {
         if turn.compaction_scheduled {
             self.schedule_compaction();
         }
-        let mut mail: Vec<Vec<(SlotKey, Outcome)>> = Vec::new();
+        let mut mail: Vec<Mail> = Vec::new();
         for (waiter, outcome) in turn.replies {
             match waiter {
                 Waiter::Slot { worker, key } => match &mut own {
                     Some((own_worker, replies)) if *own_worker == worker => replies.push((key, outcome)),
                     _ => {
-                        mail.resize_with(self.mailboxes.len(), Vec::new);
-                        mail[worker].push((key, outcome));
+                        mail.resize_with(self.mailboxes.len(), Mail::default);
+                        mail[worker].replies.push((key, outcome));
                     }
                 },
                 // A receiver that went away no longer wants the answer.
                 Waiter::Channel(sender) => drop(sender.send(outcome)),
-                Waiter::Read(_) => unreachable!("a read is answered among the reads"),
+                Waiter::Read(_) | Waiter::Reads { .. } => unreachable!("a read is answered among the reads"),
                 Waiter::Nobody => {}
             }
         }
         for (waiter, confirmed) in turn.reads {
-            if let Waiter::Read(sender) = waiter {
+            match waiter {
                 // A receiver that went away no longer wants to read.
-                sender.send(confirmed).ok();
+                Waiter::Read(sender) => drop(sender.send(confirmed)),
+                Waiter::Reads { worker, batch } => {
+                    mail.resize_with(self.mailboxes.len(), Mail::default);
+                    mail[worker].reads.push((batch, confirmed));
+                }
+                _ => unreachable!("only reads wait among the reads"),
             }
         }
-        for (worker, replies) in mail.into_iter().enumerate() {
-            if !replies.is_empty() {
-                self.mailboxes[worker].put(replies);
+        for (worker, mail) in mail.into_iter().enumerate() {
+            if !mail.is_empty() {
+                self.mailboxes[worker].put(mail);
             }
         }
         if turn.snapshot_forced {
@@ -678,48 +703,30 @@ impl Core {
         self.leader_seen.send_replace(leader);
     }
 
-    /// Takes a message from a peer; never waits. A full inbox drops it: raft sends what matters again.
-    pub fn receive(&self, message: raftpb::Message) {
-        let bytes = message.encoded_len();
-        let mut inbox = self.inbox.lock();
-        if inbox.bytes + bytes > PEER_INBOX_BYTES_MAX && !inbox.messages.is_empty() {
+    /// Takes messages from a peer, in their order; never waits for the disk.
+    pub fn receive(&self, messages: Vec<raftpb::Message>) {
+        if self.is_stopping() {
             return;
         }
-        inbox.bytes += bytes;
-        inbox.messages.push(message);
-        drop(inbox);
-        self.inbox_filled.notify_one();
+        self.turn(|member, _, turn| {
+            for message in messages {
+                member.handle_message(message, turn);
+            }
+        });
     }
 
-    /// The raft thread: raft's clock, and what peers send. Nothing here waits for the disk.
+    /// The raft thread: raft's clock. Nothing here waits for the disk.
     pub fn run_raft_thread(&self) {
         let mut next_tick = Instant::now() + self.config.heartbeat_interval;
         while !self.is_stopping() {
-            let inbox = self.wait_for_messages(next_tick);
-            let is_tick = Instant::now() >= next_tick;
-            if is_tick {
-                next_tick = (next_tick + self.config.heartbeat_interval).max(Instant::now());
+            self.clock.wait(next_tick.saturating_duration_since(Instant::now()));
+            if Instant::now() < next_tick {
+                continue;
             }
-            self.turn(|member, now, turn| {
-                for message in inbox.messages {
-                    member.handle_message(message, turn);
-                }
-                if is_tick {
-                    // The clock rounds down: a renewal late in one millisecond would end a fraction early in its last one.
-                    member.handle_tick(now.saturating_sub(1), turn);
-                }
-            });
+            next_tick = (next_tick + self.config.heartbeat_interval).max(Instant::now());
+            // The clock rounds down: a renewal late in one millisecond would end a fraction early in its last one.
+            self.turn(|member, now, turn| member.handle_tick(now.saturating_sub(1), turn));
         }
-    }
-
-    fn wait_for_messages(&self, until: Instant) -> Inbox {
-        let mut inbox = self.inbox.lock();
-        while inbox.messages.is_empty() && !self.is_stopping() {
-            if self.inbox_filled.wait_until(&mut inbox, until).timed_out() {
-                break;
-            }
-        }
-        std::mem::take(&mut *inbox)
     }
 
     /// The log thread: every batch that connection threads did not commit themselves, and what raft itself wants written.
@@ -763,8 +770,9 @@ impl Core {
         let waiting = std::mem::replace(&mut *self.queue.lock(), Queue { closed: true, ..Queue::default() });
         let pending = self.state.lock().take_pending();
         self.refuse_stopped(waiting.proposals.into_iter().map(|proposal| proposal.waiter).chain(pending));
-        // Dropped senders tell the reads of the stop.
-        drop(self.state.lock().take_reads());
+        let reads = self.state.lock().take_reads();
+        let reads = reads.into_iter().map(|waiter| (waiter, Err(EtcdError::Stopped))).collect();
+        self.deliver(Turn { reads, ..Turn::default() }, None);
     }
 
     /// Sleeps until a backend commit is due, or wanted earlier.
@@ -901,8 +909,7 @@ impl Core {
         self.stopping.store(true, Ordering::Release);
         drop(self.queue.lock());
         self.queue_filled.notify_all();
-        drop(self.inbox.lock());
-        self.inbox_filled.notify_all();
+        self.clock.set();
         self.backend_wanted.set();
         self.compaction_wanted.set();
         self.stopped.send_replace(true);

@@ -62,8 +62,6 @@ pub const ACCEPT_PAUSE_MILLISECONDS: u64 = 100;
 /// Keys whose values' lengths are added up before other requests of the thread have their turn.
 pub const MEASURE_SLICE_KEYS: usize = 2_000;
 
-/// Bytes of peers' messages that wait for the raft thread; more are dropped, and sent again by raft.
-pub const PEER_INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Messages waiting for one stream to a peer, as in etcd; beyond it they are dropped and raft is told.
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 4096;
 

@@ -220,9 +220,9 @@ impl Peers for Links {
 }
 
 impl PeerEvents for Links {
-    fn receive(&self, message: raftpb::Message) {
+    fn receive(&self, messages: Vec<raftpb::Message>) {
         if let Some(core) = self.core.upgrade() {
-            core.receive(message);
+            core.receive(messages);
         }
     }
 
@@ -250,6 +250,14 @@ impl PeerEvents for Links {
     fn unreachable(&self, member_id: u64) {
         if let Some(core) = self.core.upgrade() {
             core.turn(|member, _, _| member.consensus_mut().report_unreachable(member_id));
+        }
+    }
+
+    fn gone(&self, member_id: u64) {
+        if let Some(core) = self.core.upgrade()
+            && core.leader() == member_id
+        {
+            core.turn(|member, _, _| member.consensus_mut().report_gone(member_id));
         }
     }
 

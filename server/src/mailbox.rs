@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+use kvorum_api::EtcdError;
 use kvorum_node::member::Outcome;
 use parking_lot::Mutex;
 
@@ -13,20 +14,35 @@ pub struct SlotKey {
     pub request_id: u64,
 }
 
+/// What other threads leave for a connection thread.
+#[derive(Default)]
+pub struct Mail {
+    pub replies: Vec<(SlotKey, Outcome)>,
+    /// Batches of linearizable reads, by their number.
+    pub reads: Vec<(usize, Result<(), EtcdError>)>,
+}
+
+impl Mail {
+    pub fn is_empty(&self) -> bool {
+        self.replies.is_empty() && self.reads.is_empty()
+    }
+}
+
 #[derive(Default)]
 pub struct Mailbox {
-    replies: Mutex<Vec<(SlotKey, Outcome)>>,
+    mail: Mutex<Mail>,
     waker: AtomicWaker,
 }
 
 impl Mailbox {
-    pub fn put(&self, replies: Vec<(SlotKey, Outcome)>) {
-        let mut waiting = self.replies.lock();
+    pub fn put(&self, mail: Mail) {
+        let mut waiting = self.mail.lock();
         let first = waiting.is_empty();
         if first {
-            *waiting = replies;
+            *waiting = mail;
         } else {
-            waiting.extend(replies);
+            waiting.replies.extend(mail.replies);
+            waiting.reads.extend(mail.reads);
         }
         drop(waiting);
         if first {
@@ -35,9 +51,9 @@ impl Mailbox {
     }
 
     /// Takes everything there is; pending while there is nothing.
-    pub fn poll_take(&self, context: &mut Context<'_>) -> Poll<Vec<(SlotKey, Outcome)>> {
+    pub fn poll_take(&self, context: &mut Context<'_>) -> Poll<Mail> {
         self.waker.register(context.waker());
-        let replies = std::mem::take(&mut *self.replies.lock());
-        if replies.is_empty() { Poll::Pending } else { Poll::Ready(replies) }
+        let mail = std::mem::take(&mut *self.mail.lock());
+        if mail.is_empty() { Poll::Pending } else { Poll::Ready(mail) }
     }
 }

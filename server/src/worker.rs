@@ -31,14 +31,20 @@ struct PendingCall {
     physical_compaction: bool,
 }
 
+/// What a linearizable read does once it may be served, or is not.
+type ReadAction = Box<dyn FnOnce(&Rc<Worker>, Result<(), EtcdError>)>;
+
 pub struct Worker {
     pub core: Arc<Core>,
     pub reader: Reader,
     pub hub: Rc<WatchHub>,
     index: usize,
     gathered: RefCell<Vec<Proposal<Waiter>>>,
+    gathered_reads: RefCell<Vec<ReadAction>>,
     flusher: Cell<Option<Waker>>,
     pending: RefCell<Slab<PendingCall>>,
+    /// Reads of one turn each, which wait together.
+    pending_reads: RefCell<Slab<Vec<ReadAction>>>,
 }
 
 /// How often calls that wait too long are looked for.
@@ -59,8 +65,10 @@ impl Worker {
             hub,
             index,
             gathered: RefCell::default(),
+            gathered_reads: RefCell::default(),
             flusher: Cell::default(),
             pending: RefCell::default(),
+            pending_reads: RefCell::default(),
         })
     }
 
@@ -77,8 +85,9 @@ impl Worker {
         tokio::task::spawn_local(async move {
             loop {
                 let mailbox = worker.core.mailbox(worker.index);
-                let replies = std::future::poll_fn(|context| mailbox.poll_take(context)).await;
-                worker.complete(replies);
+                let mail = std::future::poll_fn(|context| mailbox.poll_take(context)).await;
+                worker.complete(mail.replies);
+                worker.serve_reads(mail.reads);
             }
         });
         let worker = Rc::clone(self);
@@ -114,19 +123,30 @@ impl Worker {
             physical_compaction: physical,
         });
         let waiter = Waiter::Slot { worker: self.index, key: SlotKey { slot, request_id } };
-        let mut gathered = self.gathered.borrow_mut();
-        gathered.push(Proposal { id: request_id, data, waiter });
-        if gathered.len() == 1
-            && let Some(waker) = self.flusher.take()
-        {
+        self.gathered.borrow_mut().push(Proposal { id: request_id, data, waiter });
+        self.wake_flusher();
+    }
+
+    fn wake_flusher(&self) {
+        if let Some(waker) = self.flusher.take() {
             waker.wake();
         }
+    }
+
+    /// Does `read` once a linearizable read may be served, or is not; at once if that is known. Reads of one turn of the
+    /// event loop ask together.
+    pub fn linearize(self: &Rc<Self>, read: impl FnOnce(&Rc<Self>, Result<(), EtcdError>) + 'static) {
+        if self.core.is_linearized() {
+            return read(self, Ok(()));
+        }
+        self.gathered_reads.borrow_mut().push(Box::new(read));
+        self.wake_flusher();
     }
 
     /// Ready at the end of the turn in which the first proposal was gathered: tasks that were already woken run first.
     async fn wait_for_gathered(&self) {
         std::future::poll_fn(|context| {
-            if self.gathered.borrow().is_empty() {
+            if self.gathered.borrow().is_empty() && self.gathered_reads.borrow().is_empty() {
                 self.flusher.set(Some(context.waker().clone()));
                 return Poll::Pending;
             }
@@ -136,6 +156,26 @@ impl Worker {
     }
 
     fn flush(self: &Rc<Self>) {
+        if !self.gathered.borrow().is_empty() {
+            self.flush_proposals();
+        }
+        let reads = std::mem::take(&mut *self.gathered_reads.borrow_mut());
+        if !reads.is_empty() {
+            let batch = self.pending_reads.borrow_mut().insert(reads);
+            self.core.read(Waiter::Reads { worker: self.index, batch });
+        }
+    }
+
+    fn serve_reads(self: &Rc<Self>, batches: Vec<(usize, Result<(), EtcdError>)>) {
+        for (batch, confirmed) in batches {
+            let reads = self.pending_reads.borrow_mut().remove(batch);
+            for read in reads {
+                read(self, confirmed);
+            }
+        }
+    }
+
+    fn flush_proposals(self: &Rc<Self>) {
         let mut batch = std::mem::take(&mut *self.gathered.borrow_mut());
         let mut own = Vec::new();
         if self.core.drive_inline(&mut batch, self.index, &mut own) {

@@ -2,6 +2,9 @@
 
 mod beside;
 mod catch_up;
+mod cluster_failover;
+mod cluster_put;
+mod cluster_read;
 mod compaction;
 mod keepalive;
 mod many_keys;
@@ -51,4 +54,10 @@ pub const ALL: &[Case] = &[
     many_keys::CASE,
     compaction::CASE,
     catch_up::CASE,
+    cluster_put::LEADER,
+    cluster_put::SPREAD,
+    cluster_read::FOLLOWER,
+    cluster_read::UNDER_WRITE,
+    cluster_failover::KILLED,
+    cluster_failover::ASKED,
 ];

@@ -239,6 +239,82 @@ fn any_member_takes_proposals_and_reads() {
 }
 
 #[test]
+fn a_leader_that_ended_is_followed_before_its_time_is_over() {
+    let mut cluster = Cluster::new();
+    cluster.cut = vec![1];
+    // One whose leader is still heard of does not vote, so that nobody is disturbed by the mistake of another.
+    cluster.member(2).report_gone(1);
+    cluster.member(2).report_gone(3);
+    for _ in 0..10 {
+        cluster.member(2).tick();
+    }
+    cluster.run();
+    assert_eq!(cluster.member(2).role(), Role::Candidate);
+    let mut cluster = Cluster::new();
+    cluster.cut = vec![1];
+    for _ in 0..10 {
+        for id in [2, 3] {
+            cluster.member(id).report_gone(1);
+            cluster.member(id).tick();
+        }
+        cluster.run();
+    }
+    let roles = [cluster.member(2).role(), cluster.member(3).role()];
+    assert!(roles.contains(&Role::Leader), "{roles:?}");
+}
+
+#[test]
+fn of_three_members_the_one_that_asks_confirms_the_leader() {
+    let mut cluster = Cluster::new();
+    let commit = cluster.member(1).commit_index();
+    assert_eq!(cluster.member(2).read_index(7), ReadIndex::Asked);
+    assert!(cluster.member(2).poll_persist().is_none());
+    let question = cluster.member(2).take_messages().pop().expect("the question");
+    let stranger = raftpb::Message { from: Some(9), ..question.clone() };
+    cluster.member(1).handle_message(question).expect("a question");
+    let answers = cluster.member(1).take_messages();
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0].r#type(), raftpb::MessageType::MsgReadIndexResp);
+    assert_eq!((answers[0].to(), answers[0].index()), (2, commit));
+    // One that has no vote confirms nothing.
+    cluster.member(1).handle_message(stranger).expect("a question");
+    assert!(cluster.member(1).poll_persist().is_none());
+    let asked: Vec<_> = cluster.member(1).take_messages().iter().map(|message| message.r#type()).collect();
+    assert_eq!(asked, [raftpb::MessageType::MsgHeartbeat; 2]);
+}
+
+#[test]
+fn a_commit_is_told_by_the_next_append_or_once_nothing_is_on_its_way() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.member(1);
+    assert!(leader.propose(std::iter::once(Bytes::from("a"))));
+    let first = leader.poll_persist().expect("an entry");
+    assert!(leader.propose(std::iter::once(Bytes::from("b"))));
+    let second = leader.poll_persist().expect("another entry");
+    leader.handle_persisted(second.number);
+    leader.take_messages();
+    let acknowledge = |index| raftpb::Message {
+        r#type: Some(raftpb::MessageType::MsgAppResp as i32),
+        from: Some(2),
+        to: Some(1),
+        index: Some(index),
+        ..raftpb::Message::default()
+    };
+    let (a, b) = (first.entries[0].index, second.entries[0].index);
+    let term = leader.term();
+    for (index, told) in [(a, vec![]), (b, vec![(2, b), (3, b)]), (b, vec![])] {
+        let acknowledgement = raftpb::Message { term: Some(term), ..acknowledge(index) };
+        leader.handle_message(acknowledgement).expect("an acknowledgement");
+        assert!(leader.poll_persist().is_none());
+        assert_eq!(leader.commit_index(), index.max(a));
+        let mut messages: Vec<(u64, u64)> =
+            leader.take_messages().iter().map(|message| (message.to(), message.commit())).collect();
+        messages.sort_unstable();
+        assert_eq!(messages, told);
+    }
+}
+
+#[test]
 fn a_slow_disk_delays_acknowledgements_but_no_heartbeat() {
     let mut cluster = Cluster::new();
     cluster.slow = vec![2];

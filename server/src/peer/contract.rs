@@ -15,8 +15,8 @@ use crate::cluster::versions::Versions;
 /// What the transport tells the member. Called on the `peers` thread, never while the transport holds a lock, and never
 /// from within a call into the transport. None of these may block.
 pub trait PeerEvents: Send + Sync + 'static {
-    /// A message that came in: from a member that is not removed, and meant for this one.
-    fn receive(&self, message: raftpb::Message);
+    /// Messages that came in together, in their order: from a member that is not removed, and meant for this one.
+    fn receive(&self, messages: Vec<raftpb::Message>);
 
     /// A `MsgSnap`, with its database: a complete file in the snapshot folder, `<16 hexadecimal digits of the
     /// index>.snap.db`, durable.
@@ -29,6 +29,10 @@ pub trait PeerEvents: Send + Sync + 'static {
 
     /// Messages to the member were lost (raft's `ReportUnreachable`).
     fn unreachable(&self, member_id: u64);
+
+    /// The member's process ended: both its streams did, and nothing listens at any of its URLs. Comes again for as long as
+    /// it is so.
+    fn gone(&self, member_id: u64);
 
     /// How sending a snapshot ended (raft's `ReportSnapshot`).
     fn snapshot_sent(&self, member_id: u64, ok: bool);

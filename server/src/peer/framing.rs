@@ -17,6 +17,8 @@ use prost::Message as _;
 use crate::limits::PEER_MESSAGE_BYTES_MAX;
 
 const LENGTH_BYTES: usize = 8;
+/// What a frame, or an entry in one, has beside its protobuf, at most: kind, length, commit index.
+pub const FRAME_HEAD_BYTES: usize = 1 + 2 * LENGTH_BYTES;
 const FRAME_HEARTBEAT: u8 = 0;
 const FRAME_ENTRIES: u8 = 1;
 const FRAME_MESSAGE: u8 = 2;

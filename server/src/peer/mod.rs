@@ -32,8 +32,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use kvorum_api::raftpb;
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     runtime: Handle,
     members: RwLock<Members>,
     reports: Reports,
+    sleepers: Sleepers,
     stop: tokio::sync::watch::Sender<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -116,6 +118,34 @@ impl Reports {
     }
 }
 
+/// Streams that have something to send again. To wake a task of another thread costs a system call each time: so others
+/// wake one task, which wakes the streams. Bounded by the number of streams.
+#[derive(Default)]
+pub(crate) struct Sleepers {
+    waiting: Mutex<Vec<Waker>>,
+    wake: Notify,
+    /// The transport's own.
+    thread: OnceLock<ThreadId>,
+}
+
+impl Sleepers {
+    fn wake(&self, wakers: Vec<Waker>) {
+        if wakers.is_empty() {
+            return;
+        }
+        if self.thread.get() == Some(&std::thread::current().id()) {
+            return wakers.into_iter().for_each(Waker::wake);
+        }
+        let mut waiting = self.waiting.lock();
+        let first = waiting.is_empty();
+        waiting.extend(wakers);
+        drop(waiting);
+        if first {
+            self.wake.notify_one();
+        }
+    }
+}
+
 impl PeerTransport {
     /// Starts the thread `peers`, which answers on the listeners from now on.
     pub fn start(
@@ -137,6 +167,7 @@ impl PeerTransport {
             runtime: runtime.handle().clone(),
             members: RwLock::default(),
             reports: Reports::default(),
+            sleepers: Sleepers::default(),
             stop: tokio::sync::watch::Sender::new(false),
             thread: Mutex::new(None),
         });
@@ -149,8 +180,13 @@ impl PeerTransport {
             runtime.spawn(serve::accept(Arc::clone(&shared), listener));
         }
         runtime.spawn(deliver_reports(Arc::clone(&shared)));
+        runtime.spawn(wake_sleepers(Arc::clone(&shared)));
         let mut stopped = shared.stop.subscribe();
+        let shared_by_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("peers".to_owned()).spawn(move || {
+            let own = std::thread::current().id();
+            assert!(shared_by_thread.sleepers.thread.set(own).is_ok(), "nobody else sets it");
+            drop(shared_by_thread);
             crate::scheduling::prefer_short_slices();
             // The sender lives as long as the transport; its end is a stop as well.
             drop(runtime.block_on(stopped.wait_for(|stopped| *stopped)));
@@ -241,17 +277,13 @@ impl PeerTransport {
     /// Queues messages for the members in their `to` fields. Those to nobody, or to members that are not known, are
     /// dropped; those to a member whose queue is full are dropped and reported as [`PeerEvents::unreachable`].
     pub fn send(&self, messages: Vec<raftpb::Message>) {
+        let mut wakers = Vec::new();
+        let members = self.shared.members.read();
         for message in messages {
             let to = message.to();
-            if to == 0 {
-                continue;
-            }
-            let target = {
-                let members = self.shared.members.read();
-                members.peers.get(&to).or_else(|| members.remotes.get(&to)).cloned()
-            };
-            match target {
-                Some(target) => target.send(message),
+            match members.peers.get(&to).or_else(|| members.remotes.get(&to)) {
+                _ if to == 0 => {}
+                Some(target) => target.send(message, &mut wakers),
                 None => tracing::debug!(
                     r#type = message.r#type().as_str_name(),
                     unknown_target_peer_id = to_hex(to).as_str(),
@@ -259,6 +291,8 @@ impl PeerTransport {
                 ),
             }
         }
+        drop(members);
+        self.shared.sleepers.wake(wakers);
     }
 
     /// Sends a `MsgSnap` and the database behind it. The outcome comes as [`PeerEvents::snapshot_sent`], always, unless
@@ -338,6 +372,14 @@ impl Shared {
 fn parse_urls(urls: &[String]) -> Result<Vec<Url>, String> {
     let parsed = parse_many(urls.iter().map(String::as_str)).map_err(|error| error.to_string())?;
     if parsed.is_empty() { Err("no valid URLs given".to_owned()) } else { Ok(parsed) }
+}
+
+async fn wake_sleepers(shared: Arc<Shared>) {
+    loop {
+        shared.sleepers.wake.notified().await;
+        let waiting = std::mem::take(&mut *shared.sleepers.waiting.lock());
+        waiting.into_iter().for_each(Waker::wake);
+    }
 }
 
 async fn deliver_reports(shared: Arc<Shared>) {

@@ -3,6 +3,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,6 +46,10 @@ pub(crate) struct Remote {
     streams: Option<Streams>,
     pipeline: Pipeline,
     drops: Mutex<Drops>,
+    /// Streams from the member that are read at present.
+    streams_read: AtomicUsize,
+    /// Dials that found nobody listening, one after another.
+    refusals: AtomicUsize,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -99,6 +105,8 @@ impl Remote {
             streams,
             pipeline: Pipeline { queue: Mutex::new(Queue::new(PEER_PIPELINE_MESSAGES_MAX)), wake: Notify::new() },
             drops: Mutex::default(),
+            streams_read: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
             tasks: Mutex::default(),
         });
         let workers = (0..PEER_PIPELINE_CONNECTIONS)
@@ -133,19 +141,20 @@ impl Remote {
         })
     }
 
-    /// Appends go on the stream of appends, others on the stream of messages, and what has no stream is posted.
-    pub fn send(&self, message: Message) {
+    /// Appends go on the stream of appends, others on the stream of messages, and what has no stream is posted. Streams
+    /// that slept are put into `wakers`.
+    pub fn send(&self, message: Message, wakers: &mut Vec<Waker>) {
         let kind = message.r#type();
         let mut message = message;
         if let Some(streams) = self.streams.as_ref().filter(|_| kind != MessageType::MsgSnap) {
             if kind == MessageType::MsgApp {
-                match streams.appends.offer(message) {
+                match streams.appends.offer(message, wakers) {
                     Offer::Taken => return,
                     Offer::Full => return self.note_drop(kind, "streamMsgAppV2"),
                     Offer::Detached(back) => message = *back,
                 }
             }
-            match streams.messages.offer(message) {
+            match streams.messages.offer(message, wakers) {
                 Offer::Taken => return,
                 Offer::Full => return self.note_drop(kind, "streamMsg"),
                 Offer::Detached(back) => message = *back,
@@ -208,9 +217,11 @@ impl Remote {
                 Err(error) => {
                     self.url_failed(&url);
                     self.status.deactivate(kind.name(), "dial", &error.to_string());
+                    self.note_failed_dial(&error);
                     continue;
                 }
             };
+            self.refusals.store(0, Ordering::Relaxed);
             self.status.activate();
             tracing::info!(
                 stream_reader_type = kind.name(),
@@ -218,7 +229,9 @@ impl Remote {
                 remote_peer_id = self.status.hex(),
                 "established TCP streaming connection with remote peer"
             );
+            self.streams_read.fetch_add(1, Ordering::Relaxed);
             let error = self.decode_stream(kind, body).await.err();
+            self.streams_read.fetch_sub(1, Ordering::Relaxed);
             let reason = error.as_ref().map_or_else(|| "EOF".to_owned(), io::Error::to_string);
             tracing::warn!(
                 stream_reader_type = kind.name(),
@@ -231,6 +244,17 @@ impl Remote {
             if error.is_some_and(|error| error.kind() != io::ErrorKind::UnexpectedEof) {
                 self.status.deactivate(kind.name(), "read", &reason);
             }
+        }
+    }
+
+    /// A machine that answers, on which nobody listens, tells that the process ended: sooner than silence does.
+    fn note_failed_dial(&self, error: &io::Error) {
+        if error.kind() != io::ErrorKind::ConnectionRefused {
+            return self.refusals.store(0, Ordering::Relaxed);
+        }
+        let refusals = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
+        if refusals >= self.urls.lock().urls.len() && self.streams_read.load(Ordering::Relaxed) == 0 {
+            self.shared.events.gone(self.member_id);
         }
     }
 
@@ -287,10 +311,20 @@ impl Remote {
         while let Some(piece) = next_piece(&mut body, READ_TIMEOUT).await? {
             self.status.metrics.received_bytes.add(piece.len() as u64);
             decoder.push(&piece);
-            while let Some(message) = decoder.next().map_err(io::Error::other)? {
-                if self.shared.deliver(message).is_err() {
-                    self.status.metrics.received_failures.add(1);
+            let mut messages = Vec::new();
+            let ended = loop {
+                match decoder.next() {
+                    Ok(Some(message)) if self.shared.admit(&message).is_ok() => messages.push(message),
+                    Ok(Some(_)) => self.status.metrics.received_failures.add(1),
+                    Ok(None) => break None,
+                    Err(error) => break Some(error),
                 }
+            };
+            if !messages.is_empty() {
+                self.shared.events.receive(messages);
+            }
+            if let Some(error) = ended {
+                return Err(io::Error::other(error));
             }
         }
         Ok(())

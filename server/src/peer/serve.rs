@@ -60,8 +60,9 @@ impl Refusal {
 impl Shared {
     /// Whether the member takes the message.
     pub fn check(&self, message: &Message) -> Result<(), Refusal> {
-        let local = to_hex(self.config.member_id);
+        let local = || to_hex(self.config.member_id);
         if self.events.is_removed(message.from()) {
+            let local = local();
             let removed = to_hex(message.from());
             tracing::warn!(
                 local_member_id = local.as_str(),
@@ -71,7 +72,7 @@ impl Shared {
             return Err(Refusal::RemovedSender);
         }
         if message.to() != self.config.member_id {
-            let other = to_hex(message.to());
+            let (local, other) = (local(), to_hex(message.to()));
             tracing::warn!(
                 local_member_id = local.as_str(),
                 mismatch_member_id = other.as_str(),
@@ -82,14 +83,10 @@ impl Shared {
         Ok(())
     }
 
-    /// Hands a message to the member.
-    pub fn deliver(&self, message: Message) -> Result<(), Refusal> {
-        self.check(&message)?;
-        if message.r#type() == MessageType::MsgSnap {
-            return Err(Refusal::NoDatabase);
-        }
-        self.events.receive(message);
-        Ok(())
+    /// Whether a message that came without a database may go to the member.
+    pub fn admit(&self, message: &Message) -> Result<(), Refusal> {
+        self.check(message)?;
+        if message.r#type() == MessageType::MsgSnap { Err(Refusal::NoDatabase) } else { Ok(()) }
     }
 }
 
@@ -216,8 +213,11 @@ async fn receive_body(shared: &Arc<Shared>, body: &mut Incoming) -> Reply {
     if let Some(peer) = shared.peer(message.from()) {
         peer.status.metrics.received_bytes.add(bytes.len() as u64);
     }
-    match shared.deliver(message) {
-        Ok(()) => no_content(),
+    match shared.admit(&message) {
+        Ok(()) => {
+            shared.events.receive(vec![message]);
+            no_content()
+        }
         Err(refusal) => forbidden(&refusal),
     }
 }

@@ -12,7 +12,7 @@ use kvorum_store::{
     check_range, check_txn, decode_txn, is_read_only, is_serializable_txn, quota_cost,
 };
 
-use super::{Call, is_linearized, linearize, on_reader_pool, read_status};
+use super::{Call, on_reader_pool, read_status};
 use crate::grpc::{
     PREFIX_LENGTH, Responder, Status, StreamResponder, begin_frame, decode, finish_frame, finish_head, malformed,
 };
@@ -36,15 +36,12 @@ pub fn range(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder
     if let Err(error) = check_range(&request) {
         return worker.finish(call.method, respond, Err(error.into()));
     }
-    if request.serializable || is_linearized(&worker.core) {
+    if request.serializable {
         return begin_range(worker, call, &request, respond);
     }
-    let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
-        match linearize(&worker.core).await {
-            Ok(()) => begin_range(&worker, call, &request, respond),
-            Err(status) => worker.finish(call.method, respond, Err(status)),
-        }
+    worker.linearize(move |worker, confirmed| match confirmed {
+        Ok(()) => begin_range(worker, call, &request, respond),
+        Err(error) => worker.finish(call.method, respond, Err(error.into())),
     });
 }
 
@@ -224,15 +221,12 @@ fn begin_txn(worker: &Rc<Worker>, call: Call, request: TxnRequest, message: &Byt
     if !is_read_only(&request) {
         return propose(worker, call, TXN_TAG, message, respond, false);
     }
-    if is_serializable_txn(&request) || is_linearized(&worker.core) {
+    if is_serializable_txn(&request) {
         return begin_read_only_txn(worker, call, &request, respond);
     }
-    let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
-        match linearize(&worker.core).await {
-            Ok(()) => begin_read_only_txn(&worker, call, &request, respond),
-            Err(status) => worker.finish(call.method, respond, Err(status)),
-        }
+    worker.linearize(move |worker, confirmed| match confirmed {
+        Ok(()) => begin_read_only_txn(worker, call, &request, respond),
+        Err(error) => worker.finish(call.method, respond, Err(error.into())),
     });
 }
 

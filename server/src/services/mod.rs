@@ -165,15 +165,10 @@ pub fn header(core: &Core, revision: i64) -> Option<ResponseHeader> {
 
 /// Waits until a linearizable read may be served: the leader is confirmed, and what it had committed is applied here.
 pub async fn linearize(core: &Core) -> Result<(), Status> {
-    if is_linearized(core) {
+    if core.is_linearized() {
         return Ok(());
     }
     core.linearize().await.map_err(Status::from)
-}
-
-/// Whether a linearizable read may be served right now. A single member answers itself at once.
-fn is_linearized(core: &Core) -> bool {
-    core.state().is_linearized()
 }
 
 /// Runs a read that may touch the backend on the thread's reader pool.

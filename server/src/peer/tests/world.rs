@@ -29,10 +29,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Notes {
     pub messages: Vec<Message>,
     pub snapshots: Vec<(Message, PathBuf)>,
+    pub gone: Vec<u64>,
     pub unreachable: Vec<u64>,
     pub snapshots_sent: Vec<(u64, bool)>,
     pub removed: Vec<u64>,
     pub removed_by_peer: bool,
+}
+
+impl Notes {
+    /// How many entries came.
+    pub fn entries(&self) -> usize {
+        self.messages.iter().map(|message| message.entries.len()).sum()
+    }
 }
 
 /// What a member was told.
@@ -68,8 +76,8 @@ impl Recorder {
 }
 
 impl PeerEvents for Recorder {
-    fn receive(&self, message: Message) {
-        self.change(|notes| notes.messages.push(message));
+    fn receive(&self, messages: Vec<Message>) {
+        self.change(|notes| notes.messages.extend(messages));
     }
 
     fn receive_snapshot(&self, message: Message, database: PathBuf) -> Answer<Result<(), String>> {
@@ -83,6 +91,10 @@ impl PeerEvents for Recorder {
 
     fn unreachable(&self, member_id: u64) {
         self.change(|notes| notes.unreachable.push(member_id));
+    }
+
+    fn gone(&self, member_id: u64) {
+        self.change(|notes| notes.gone.push(member_id));
     }
 
     fn snapshot_sent(&self, member_id: u64, ok: bool) {
@@ -253,6 +265,21 @@ pub fn heartbeat(from: u64, to: u64, commit: u64) -> Message {
 
 pub fn entry(term: u64, index: u64, data: &'static [u8]) -> Entry {
     Entry { r#type: Some(0), term: Some(term), index: Some(index), data: Some(bytes::Bytes::from_static(data)) }
+}
+
+/// The same appends, those that follow from each other as one: the transport puts together what waits.
+pub fn joined(messages: Vec<Message>) -> Vec<Message> {
+    let mut joined: Vec<Message> = Vec::new();
+    for message in messages {
+        match joined.last_mut() {
+            Some(last) if last.index() + last.entries.len() as u64 == message.index() => {
+                last.commit = message.commit;
+                last.entries.extend(message.entries);
+            }
+            _ => joined.push(message),
+        }
+    }
+    joined
 }
 
 pub fn append(from: u64, to: u64, term: u64, previous: (u64, u64), commit: u64, entries: Vec<Entry>) -> Message {
