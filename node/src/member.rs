@@ -170,8 +170,11 @@ impl<W> Member<W> {
         let mut entries = Vec::with_capacity(proposals.len());
         let mut ids = Vec::with_capacity(proposals.len());
         for proposal in proposals {
-            self.pending.insert(proposal.id, proposal.waiter);
-            ids.push(proposal.id);
+            // Number 0 is nobody's.
+            if proposal.id != 0 {
+                self.pending.insert(proposal.id, proposal.waiter);
+                ids.push(proposal.id);
+            }
             entries.push(proposal.data);
         }
         if !self.consensus.propose(entries.into_iter()) {
@@ -403,6 +406,11 @@ impl<W> Member<W> {
     /// The last hard state, if it is not in the log yet; written at a clean stop.
     pub fn take_unwritten_hard_state(&mut self) -> Option<HardState> {
         self.consensus.take_unwritten_hard_state()
+    }
+
+    /// Requests that wait for their entries, or for a leader.
+    pub fn pending_proposals(&self) -> usize {
+        self.pending.len() + self.held.len()
     }
 
     /// Gives up every request still waiting, at a stop.

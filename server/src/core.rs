@@ -697,6 +697,7 @@ impl Core {
             tracing::info!(term, "the cluster has no leader");
         } else {
             self.leader_elected_milliseconds.store(self.now(), Ordering::Relaxed);
+            self.metrics.leader_changes_seen_total.increment();
             tracing::info!(leader = %to_hex(leader), term, "elected leader");
         }
         self.leader_seen.send_replace(leader);

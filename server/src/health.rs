@@ -73,6 +73,8 @@ impl HealthSource for MemberHealth<'_> {
         let leads = core.leader() == core.config.member_id;
         metrics.has_leader.set(i64::from(core.leader() != 0));
         metrics.is_leader.set(i64::from(leads));
+        metrics.is_learner.set(i64::from(core.is_learner()));
+        metrics.proposals_pending.set(gauge(core.state().pending_proposals() as u64));
         metrics.proposals_committed_total.set(gauge(core.commit_index()));
         metrics.proposals_applied_total.set(gauge(self.reader().applied_index()));
         metrics.db_total_size_bytes.set(gauge(core.backend_size_bytes()));

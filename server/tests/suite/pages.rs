@@ -60,6 +60,9 @@ fn metrics_count_what_happens() {
         for (name, expected) in [
             ("etcd_server_has_leader", 1.0),
             ("etcd_server_is_leader", 1.0),
+            ("etcd_server_leader_changes_seen_total", 1.0),
+            ("etcd_server_is_learner", 0.0),
+            ("etcd_server_proposals_pending", 0.0),
             ("etcd_debugging_mvcc_keys_total", 6.0),
             ("etcd_debugging_mvcc_current_revision", 7.0),
             ("etcd_debugging_mvcc_watcher_total", 1.0),
