@@ -3,6 +3,7 @@
 //!
 //! `KVORUM_FAULT_SECONDS` and `KVORUM_FAULT_SEED` choose how long and which faults.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvorum_interop::faults::plant::Plant;
@@ -22,8 +23,12 @@ fn programs() -> Option<Programs> {
     Some(Programs { server, library: tools::or_skip(tools::forgetful_disk())? })
 }
 
+/// A cluster and its clients keep a small machine busy.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 #[test]
 fn clusters_keep_their_promises_under_faults() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(programs) = programs() else { return };
     let first = tools::number("KVORUM_FAULT_SEED").unwrap_or(1);
     let seconds = tools::number("KVORUM_FAULT_SECONDS").unwrap_or(SECONDS);
@@ -67,6 +72,7 @@ fn words(plant: Plant) -> &'static [&'static str] {
 
 #[test]
 fn planted_bugs_are_found() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(programs) = programs() else { return };
     for plant in Plant::ALL {
         let found = (1..=PLANTED_ROUNDS).find_map(|seed| {

@@ -50,7 +50,7 @@ pub struct Cluster {
 impl Cluster {
     /// Founds a cluster; nobody waits for it yet.
     pub fn found(size: usize, setup: Setup, folder: &Path, random: &mut Random) -> Result<Cluster, String> {
-        let ports: Vec<Ports> = (0..size).map(|_| free_ports(random)).collect();
+        let ports: Vec<Ports> = (0..size).map(|_| free_ports()).collect();
         let pairs: Vec<(u16, u16)> = ports.iter().map(|ports| (ports.proxy, ports.peer)).collect();
         let network = Network::start(&pairs).map_err(|error| error.to_string())?;
         let everybody: Vec<String> =
