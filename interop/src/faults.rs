@@ -181,7 +181,7 @@ async fn play(programs: &Programs, round: &Round, folder: &TempDir, recorder: &A
         flags,
         deaf: (round.plant == Some(Plant::UnsyncedLog)).then_some("/data/member/wal"),
     };
-    let mut cluster = Cluster::found(round.members, setup, folder.path(), &mut random)?;
+    let mut cluster = Cluster::found(round.members, setup, folder.path())?;
     cluster.wait_until_all_serve().await?;
     let crowd = Crowd::start(&cluster, round, recorder, &mut random);
     let mut schedule = Schedule::new(&mut cluster, Random::new(random.bits()), Arc::clone(recorder), &round.faults);

@@ -13,7 +13,6 @@ use tonic::transport::Channel;
 use super::clients::channel;
 use super::network::{Network, source_address};
 use super::process::{Condition, MemberProcess, Ports, free_ports};
-use crate::random::Random;
 
 /// How long a cluster whose faults are gone may take for anything. Verdicts must not depend on the machine's speed.
 pub const RECOVERY: Duration = Duration::from_secs(180);
@@ -49,7 +48,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Founds a cluster; nobody waits for it yet.
-    pub fn found(size: usize, setup: Setup, folder: &Path, random: &mut Random) -> Result<Cluster, String> {
+    pub fn found(size: usize, setup: Setup, folder: &Path) -> Result<Cluster, String> {
         let ports: Vec<Ports> = (0..size).map(|_| free_ports()).collect();
         let pairs: Vec<(u16, u16)> = ports.iter().map(|ports| (ports.proxy, ports.peer)).collect();
         let network = Network::start(&pairs).map_err(|error| error.to_string())?;
