@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -51,7 +50,7 @@ impl Secured {
         let binary = tools::or_skip(tools::released("etcd"))?;
         let folder = tempfile::tempdir().unwrap();
         certificates(folder.path()).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = kvorum_interop::ports::free_port();
         let url = format!("https://127.0.0.1:{port}");
         let file = |name: &str| folder.path().join(name).display().to_string();
         // Of flags given twice the last counts.

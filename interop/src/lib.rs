@@ -40,6 +40,7 @@ pub mod history;
 pub mod load;
 pub mod machine;
 pub mod pair;
+pub mod ports;
 pub mod process;
 pub mod random;
 pub mod raw;

@@ -4,13 +4,14 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::ports::free_port;
 
 /// How long a member may take to say that it is ready.
 const READY_SECONDS: u64 = 60;
@@ -283,6 +284,5 @@ fn log_tail(folder: &Path) -> String {
 }
 
 fn free_url() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has free ports");
-    format!("http://{}", listener.local_addr().expect("a bound listener has an address"))
+    format!("http://127.0.0.1:{}", free_port())
 }

@@ -107,8 +107,7 @@ impl Cluster {
 }
 
 fn free_url() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+    format!("http://127.0.0.1:{}", kvorum_interop::ports::free_port())
 }
 
 /// Every write that was acknowledged is seen once, in order, over the death of the leader.

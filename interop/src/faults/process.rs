@@ -3,22 +3,16 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::disk::{ForgetfulDisk, Forgetting};
+use crate::ports::free_port;
 use crate::random::Random;
-
-/// The lowest port that is tried.
-/// How far apart the first ports of processes with neighbouring ids are.
-const PORTS_PER_PROCESS: usize = 311;
-
-const PORT_MIN: usize = 10_000;
 
 /// What the ports of a member are for.
 #[derive(Clone, Copy, Debug)]
@@ -40,21 +34,8 @@ impl Ports {
     }
 }
 
-/// Free ports that no outgoing connection can take while a member is down, nor another round: rounds that run at the same
-/// time, here or in another process, must not meet.
 pub fn free_ports() -> Ports {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let ephemeral = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(32_768);
-    let begin = std::process::id() as usize * PORTS_PER_PROCESS;
-    let free = || loop {
-        let number = begin + NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = (PORT_MIN + number % (ephemeral - PORT_MIN)) as u16;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    };
-    Ports { client: free(), peer: free(), proxy: free() }
+    Ports { client: free_port(), peer: free_port(), proxy: free_port() }
 }
 
 /// Whether a member runs, as far as the harness made it so.

@@ -1,6 +1,7 @@
 //! Clusters of several members in one process.
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvorum_server::config::ClusterState;
 use kvorum_server::start::begin;
@@ -16,10 +17,17 @@ struct Cluster {
     adjust: fn(&mut Config),
 }
 
-/// A port that was free a moment ago: others must know it before its owner listens.
+/// Others must know a port before its owner listens: so it lies below those that the system gives to connections.
 fn free_url() -> Url {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    url(&format!("http://{}", listener.local_addr().expect("a bound socket")))
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(311).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + number % 20_000;
+        let free = url(&format!("http://127.0.0.1:{port}"));
+        if TcpListener::bind(free.host_port()).is_ok() {
+            return free;
+        }
+    }
 }
 
 impl Cluster {
