@@ -228,6 +228,10 @@ struct Formed {
     introduced: Vec<kvorum_store::Member>,
 }
 
+fn founder(member: kvorum_store::Member) -> BootstrapMember {
+    BootstrapMember { id: member.id, name: member.name, peer_urls: member.peer_urls }
+}
+
 /// Asks flags and peers. Blocks for as long as the peers may take.
 fn form(config: &Config, logged: Option<Logged>) -> Result<Formed, StartError> {
     // On a thread of its own: whoever starts a member may itself be on a runtime.
@@ -245,11 +249,6 @@ fn form(config: &Config, logged: Option<Logged>) -> Result<Formed, StartError> {
         .map_err(|error| failed(&error))?;
     Ok(match forming {
         Forming::New { cluster_id, member_id, members } => {
-            let founder = |member: kvorum_store::Member| BootstrapMember {
-                id: member.id,
-                name: member.name,
-                peer_urls: member.peer_urls,
-            };
             let founders = members.into_iter().map(founder).collect();
             Formed { member_id, cluster_id, founders, introduced: Vec::new() }
         }
@@ -400,11 +399,6 @@ impl Log {
         let founds = ids.contains(&self.metadata.node_id) && crate::ids::cluster_id(&ids) == self.metadata.cluster_id;
         let start = if founds {
             tracing::warn!("the first start did not finish; founding the member again");
-            let founder = |member: kvorum_store::Member| BootstrapMember {
-                id: member.id,
-                name: member.name,
-                peer_urls: member.peer_urls,
-            };
             Start::Bootstrap { members: members.into_iter().map(founder).collect() }
         } else {
             Start::empty()
