@@ -417,7 +417,7 @@ impl Core {
         }
     }
 
-    /// Leaves proposals to the raft thread; those that come too late for it are answered with the stop.
+    /// Leaves proposals to the log thread; those that come too late for it are answered with the stop.
     pub fn enqueue(&self, proposals: impl Iterator<Item = Proposal<Waiter>>) {
         let mut queue = self.queue.lock();
         if queue.closed {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kvorum_api::EtcdError;
-use kvorum_api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, ResponseHeader};
+use kvorum_api::etcdserverpb::{LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use kvorum_node::Role;
 use kvorum_node::lease_timers::Renewal;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::core::Core;
 use crate::peer::LeaseRefusal;
 use crate::peer::questions::{self, LeaseUnanswered};
+use crate::services::header;
 use crate::urls::Url;
 
 /// How long a renewal waits for a revocation before it looks again by itself.
@@ -117,12 +118,7 @@ pub async fn times_as_leader(
         true => core.reader.lease_keys(request.id).into_iter().map(Bytes::from).collect(),
         false => Vec::new(),
     };
-    let header = Some(ResponseHeader {
-        cluster_id: core.config.cluster_id,
-        member_id: core.config.member_id,
-        revision: core.reader.revision(),
-        raft_term: core.term(),
-    });
+    let header = header(core, core.reader.revision());
     Ok(Some(LeaseTimeToLiveResponse { header, id: request.id, ttl, granted_ttl, keys }))
 }
 

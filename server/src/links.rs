@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use kvorum_api::etcdserverpb::{HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, ResponseHeader};
+use kvorum_api::etcdserverpb::{HashKvResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse};
 use kvorum_api::{EtcdError, raftpb};
 use kvorum_disk::{FileSystem, Wal, wal};
 use kvorum_node::limits::LOG_FETCH_BYTES_MAX;
@@ -21,6 +21,7 @@ use crate::core::{Core, Peers};
 use crate::metrics::PeerMetrics;
 use crate::peer::contract::{HASH_COMPACTED, HASH_FUTURE};
 use crate::peer::{Answer, LeaseRefusal, PeerAnswers, PeerEvents, PeerTransport};
+use crate::services::header;
 use crate::snapshots::Snapshots;
 use crate::{ETCD_VERSION, STORAGE_VERSION};
 use crate::{changes, leases};
@@ -320,12 +321,7 @@ impl PeerAnswers for Links {
             let hashed = tokio::task::spawn_blocking(move || reader.hash_kv(revision)).await;
             let hashed = hashed.map_err(|error| error.to_string())?.map_err(|error| hash_refusal(&error))?;
             Ok(HashKvResponse {
-                header: Some(ResponseHeader {
-                    cluster_id: core.config.cluster_id,
-                    member_id: core.config.member_id,
-                    revision: core.reader.revision(),
-                    raft_term: core.term(),
-                }),
+                header: header(&core, core.reader.revision()),
                 hash: hashed.hash,
                 compact_revision: hashed.compact_revision,
                 hash_revision: hashed.hash_revision,
