@@ -29,6 +29,7 @@
 //! programs together, [`load`] keeps them busy and checks each answer, [`faults`] does harm to whole clusters.
 
 pub mod call;
+pub mod certificates;
 pub mod cluster;
 pub mod compare;
 pub mod crash;

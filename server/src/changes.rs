@@ -55,7 +55,7 @@ pub async fn promote(core: &Core, id: u64) -> Result<Vec<Member>, EtcdError> {
         let urls = wait_for_leader(core, deadline).await?;
         for url in &urls {
             let left = deadline.saturating_duration_since(Instant::now());
-            match questions::promote(url, id, None, left).await {
+            match questions::promote(&core.dialer, url, id, None, left).await {
                 Ok(Promotion::Done(members)) => return Ok(members),
                 Ok(Promotion::Refused(error)) => return Err(error),
                 Ok(Promotion::Unknown(_)) | Err(_) => {}

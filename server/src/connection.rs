@@ -1,9 +1,11 @@
-//! One client connection: HTTP/2 carries gRPC, HTTP/1.1 the health and metrics pages, told apart by the first bytes.
+//! One client connection: HTTP/2 carries gRPC, HTTP/1.1 the health and metrics pages. They are told apart by the first
+//! bytes, and by the protocol that was agreed on where there is TLS below.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,10 +20,12 @@ use tokio::net::TcpStream;
 use crate::grpc::{MessageReader, Responder, Status, answer_content_type, parse_timeout};
 use crate::limits::{CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, STREAM_WINDOW_BYTES};
 use crate::metrics::GrpcMethod;
+use crate::pages;
 use crate::payload::Payload;
 use crate::pings::{Keepalive, KeepaliveConfig, KeepaliveStep, PingWatch};
 use crate::services::{self, Call};
 use crate::socket::{Flusher, GatheringSocket, gather};
+use crate::tls::{Accepted, IncomingTls, Stream};
 use crate::urls::quote;
 use crate::worker::Worker;
 use kvorum_api::{Code, EtcdError};
@@ -36,21 +40,98 @@ pub struct ConnectionConfig {
     pub keepalive: KeepaliveConfig,
 }
 
+/// What a port answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// gRPC and all pages.
+    Everything,
+    /// The pages of `--listen-metrics-urls`.
+    Metrics,
+}
+
+/// A port that clients connect to. One of `plain` and `tls` is there, or both: then the first byte decides, as in etcd.
+pub struct Port {
+    pub serves: Serves,
+    pub plain: bool,
+    pub tls: Option<Arc<IncomingTls>>,
+}
+
+/// What calls may know of their connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    pub serves: Serves,
+    /// There is TLS below.
+    pub is_secure: bool,
+    /// The common name in the certificate of the client, which was verified. Only with `--client-cert-auth`: etcd takes
+    /// names from certificates for users then, and not when `--trusted-ca-file` alone asks for them.
+    #[allow(dead_code, reason = "users by certificate come with authentication")]
+    pub client_certificate_common_name: Option<Rc<str>>,
+}
+
+/// The protocols offered to clients that speak TLS.
+pub const PROTOCOLS: &[&[u8]] = &[HTTP2, b"http/1.1"];
+const HTTP2: &[u8] = b"h2";
+
+/// What the first bytes of a connection say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Preface {
+    Http1,
+    Http2,
+    Tls,
+}
+
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, config: Rc<ConnectionConfig>) {
-    if stream.set_nodelay(true).is_err() {
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, port: Arc<Port>, config: Rc<ConnectionConfig>) {
+    // As grpc-go does: data that nobody acknowledges end the connection after the same time as pings.
+    let timeout = u32::try_from(config.keepalive.timeout.as_millis()).unwrap_or(u32::MAX);
+    if stream.set_nodelay(true).is_err() || rustix::net::sockopt::set_tcp_user_timeout(&stream, timeout).is_err() {
         return;
     }
-    match tokio::time::timeout(Duration::from_secs(PREFACE_SECONDS_MAX), speaks_http2(&stream)).await {
-        Ok(Ok(true)) => serve_http2(worker, stream, config).await,
-        Ok(Ok(false)) => crate::http1_connection::serve(worker, stream).await,
-        // Nobody said anything, or the socket is gone.
-        Ok(Err(_)) | Err(_) => {}
+    let preface = match &port.tls {
+        Some(_) if !port.plain => Preface::Tls,
+        _ => match tokio::time::timeout(Duration::from_secs(PREFACE_SECONDS_MAX), preface(&stream)).await {
+            Ok(Ok(preface)) => preface,
+            // Nobody said anything, or the socket is gone.
+            Ok(Err(_)) | Err(_) => return,
+        },
+    };
+    match (&port.tls, preface) {
+        (Some(tls), Preface::Tls) => serve_secured(worker, tls, stream, port.serves, config).await,
+        (_, preface) => {
+            let info = ConnectionInfo { serves: port.serves, is_secure: false, client_certificate_common_name: None };
+            if preface == Preface::Http2 && port.serves == Serves::Everything {
+                serve_http2(worker, Stream::Plain(stream), config, info.into()).await;
+            } else {
+                crate::http1_connection::serve(worker, Stream::Plain(stream), info.into()).await;
+            }
+        }
     }
 }
 
-/// HTTP/2 begins with "PRI"; no method of HTTP/1.1 does.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+async fn serve_secured(
+    worker: Rc<Worker>,
+    tls: &IncomingTls,
+    stream: TcpStream,
+    serves: Serves,
+    config: Rc<ConnectionConfig>,
+) {
+    let Some(Accepted { stream, protocol, certificate }) = tls.accept(stream).await else { return };
+    let name = certificate.filter(|_| tls.names_users()).map(|certificate| certificate.common_name);
+    let info = ConnectionInfo {
+        serves,
+        is_secure: true,
+        client_certificate_common_name: name.filter(|name| !name.is_empty()).map(Rc::from),
+    };
+    if protocol.as_deref() == Some(HTTP2) {
+        serve_http2(worker, stream, config, info.into()).await;
+    } else {
+        crate::http1_connection::serve(worker, stream, info.into()).await;
+    }
+}
+
+/// HTTP/2 begins with "PRI", as no method of HTTP/1.1 does; TLS with the kind of its first record.
+async fn preface(stream: &TcpStream) -> io::Result<Preface> {
+    const HANDSHAKE_RECORD: u8 = 22;
     loop {
         let ready = stream.ready(Interest::READABLE).await?;
         let mut start = [0; 3];
@@ -63,19 +144,16 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
         });
         match peeked {
             Ok(()) if count == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(()) => return Ok(start == *b"PRI"),
+            Ok(()) if start[0] == HANDSHAKE_RECORD => return Ok(Preface::Tls),
+            Ok(()) if start == *b"PRI" => return Ok(Preface::Http2),
+            Ok(()) => return Ok(Preface::Http1),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_read_closed() => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-async fn serve_http2(worker: Rc<Worker>, stream: TcpStream, config: Rc<ConnectionConfig>) {
-    // As grpc-go does: data that nobody acknowledges end the connection after the same time as pings.
-    let timeout = u32::try_from(config.keepalive.timeout.as_millis()).unwrap_or(u32::MAX);
-    if rustix::net::sockopt::set_tcp_user_timeout(&stream, timeout).is_err() {
-        return;
-    }
+async fn serve_http2(worker: Rc<Worker>, stream: Stream, config: Rc<ConnectionConfig>, info: Rc<ConnectionInfo>) {
     let (socket, flusher) = gather(stream, PingWatch::new(config.keepalive.gap_min, Instant::now()));
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW_BYTES)
@@ -109,7 +187,7 @@ async fn serve_http2(worker: Rc<Worker>, stream: TcpStream, config: Rc<Connectio
         if keepalive.poll_dead(context, &flusher).is_ready() {
             return Poll::Ready(End::Closed);
         }
-        let ended = accept(&worker, &config, &mut connection, context);
+        let ended = accept(&worker, &config, &info, &mut connection, context);
         if !flusher.judge_pings(|| connection.has_streams()) {
             return Poll::Ready(End::TooManyPings);
         }
@@ -136,13 +214,14 @@ enum End {
 fn accept(
     worker: &Rc<Worker>,
     config: &ConnectionConfig,
+    info: &Rc<ConnectionInfo>,
     connection: &mut Connection<GatheringSocket, Payload>,
     context: &mut Context<'_>,
 ) -> bool {
     for _ in 0..ACCEPTS_PER_TURN_MAX {
         match connection.poll_accept(context) {
             Poll::Pending => return false,
-            Poll::Ready(Some(Ok((request, respond)))) => begin_call(worker, config, request, respond, context),
+            Poll::Ready(Some(Ok((request, respond)))) => begin_call(worker, config, info, request, respond, context),
             Poll::Ready(Some(Err(_)) | None) => return true,
         }
     }
@@ -154,14 +233,19 @@ fn accept(
 fn begin_call(
     worker: &Rc<Worker>,
     config: &ConnectionConfig,
+    info: &Rc<ConnectionInfo>,
     request: Request<RecvStream>,
     respond: SendResponse<Payload>,
     context: &mut Context<'_>,
 ) {
-    let (head, body) = request.into_parts();
-    let content_type = head.headers.get(http::header::CONTENT_TYPE);
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
     let answer_type = content_type.and_then(answer_content_type);
     let is_grpc = answer_type.is_some();
+    if info.serves == Serves::Metrics || (info.is_secure && !is_grpc) {
+        return pages::begin(worker, info, request, respond);
+    }
+    let (head, body) = request.into_parts();
+    let content_type = head.headers.get(http::header::CONTENT_TYPE);
     let respond = Responder::new(respond, answer_type);
     if !is_grpc {
         return refuse_content_type(content_type, respond);

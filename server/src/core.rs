@@ -31,6 +31,7 @@ use crate::limits::{
 };
 use crate::mailbox::{Mail, Mailbox, SlotKey};
 use crate::metrics::{Metrics, PeerMetrics};
+use crate::peer::Dialer;
 use crate::watch::WatchPublisher;
 
 /// How often a physical compaction that waits looks again by itself.
@@ -77,6 +78,7 @@ pub struct CoreParts {
     pub publisher: WatchPublisher,
     pub metrics: Arc<Metrics>,
     pub databases: Databases,
+    pub dialer: Dialer,
 }
 
 pub struct Core {
@@ -86,6 +88,8 @@ pub struct Core {
     pub publisher: WatchPublisher,
     pub metrics: Arc<Metrics>,
     pub databases: Databases,
+    /// How questions to other members are asked.
+    pub dialer: Dialer,
     state: Mutex<Member<Waiter>>,
     log: Mutex<Wal>,
     queue: Mutex<Queue>,
@@ -203,7 +207,7 @@ impl Wanted {
 
 impl Core {
     pub fn new(config: CoreConfig, parts: CoreParts, workers: usize) -> Self {
-        let CoreParts { member, reader, wal, ids, publisher, metrics, databases } = parts;
+        let CoreParts { member, reader, wal, ids, publisher, metrics, databases, dialer } = parts;
         Self {
             config,
             reader,
@@ -211,6 +215,7 @@ impl Core {
             publisher,
             metrics,
             databases,
+            dialer,
             state: Mutex::new(member),
             log: Mutex::new(wal),
             queue: Mutex::default(),

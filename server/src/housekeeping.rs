@@ -121,7 +121,7 @@ impl Housekeeping {
 
     async fn watch_versions(&self) {
         let observer = CoreObserver(Arc::clone(&self.core));
-        let monitor = Monitor::new(observer, HttpPeers, self.core.config.request_timeout);
+        let monitor = Monitor::new(observer, HttpPeers(self.core.dialer.clone()), self.core.config.request_timeout);
         let mut leader = self.core.watch_leader();
         let mut version_check = tokio::time::interval(CLUSTER_VERSION_INTERVAL);
         let mut downgrade_check = tokio::time::interval(DOWNGRADE_CHECK_INTERVAL);

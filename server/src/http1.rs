@@ -91,7 +91,10 @@ impl Check {
 /// Answers one request. `target` is path and query as in the request line. The body of a HEAD request is left to the
 /// HTTP layer to drop, as are `Date` and `Content-Length` to add.
 pub async fn respond(source: &impl HealthSource, metrics: &Metrics, method: &Method, target: &str) -> Response<Bytes> {
-    let mut response = route(source, metrics, method, target).await;
+    let mut response = match *method {
+        Method::OPTIONS => Response::new(Bytes::new()),
+        _ => route(source, metrics, method, target).await,
+    };
     let headers = response.headers_mut();
     for (name, value) in [
         ("access-control-allow-headers", "accept, content-type, authorization"),
@@ -103,11 +106,21 @@ pub async fn respond(source: &impl HealthSource, metrics: &Metrics, method: &Met
     response
 }
 
+/// Answers one request on a port of `--listen-metrics-urls`: fewer pages, and nothing for browsers.
+pub async fn respond_to_metrics_port(
+    source: &impl HealthSource,
+    metrics: &Metrics,
+    method: &Method,
+    target: &str,
+) -> Response<Bytes> {
+    if target.split('?').next() == Some("/version") {
+        return failure(StatusCode::NOT_FOUND, "404 page not found");
+    }
+    route(source, metrics, method, target).await
+}
+
 async fn route(source: &impl HealthSource, metrics: &Metrics, method: &Method, target: &str) -> Response<Bytes> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    if method == Method::OPTIONS {
-        return Response::new(Bytes::new());
-    }
     let page = match path {
         "/health" | "/version" => Page::Single,
         "/livez" => Page::Checks("livez", LIVEZ),

@@ -1,4 +1,4 @@
-//! HTTP/1.1 on the client port: the health and metrics pages.
+//! HTTP/1.1 on the client port and the ports of metrics: the pages.
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -10,17 +10,18 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kvorum_api::etcdserverpb::AlarmType;
-use tokio::net::TcpStream;
 
-use crate::health::MemberHealth;
+use crate::connection::ConnectionInfo;
 use crate::http1;
+use crate::pages::page;
+use crate::tls::Stream;
 use crate::worker::Worker;
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
+pub async fn serve(worker: Rc<Worker>, stream: Stream, info: Rc<ConnectionInfo>) {
     let service = service_fn(move |request| {
-        let worker = Rc::clone(&worker);
-        async move { Ok::<_, Infallible>(respond(&worker, &request).await) }
+        let (worker, info) = (Rc::clone(&worker), Rc::clone(&info));
+        async move { Ok::<_, Infallible>(respond(&worker, &info, &request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         // Some peers say at once that they will send nothing more, and still want their answer.
@@ -31,10 +32,9 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
     drop(connection.await);
 }
 
-async fn respond(worker: &Rc<Worker>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let source = MemberHealth::new(worker);
+async fn respond(worker: &Rc<Worker>, info: &ConnectionInfo, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    http1::respond(&source, &worker.core.metrics, request.method(), target).await.map(Full::new)
+    page(worker, info, request.method(), target).await.map(Full::new)
 }
 
 /// The kind of an alarm as the pages name it.

@@ -35,7 +35,7 @@ pub async fn renew(core: &Arc<Core>, id: i64) -> Result<Option<i64>, EtcdError> 
         if urls.is_empty() {
             continue;
         }
-        match questions::renew_lease(&urls, id, left(deadline)).await {
+        match questions::renew_lease(&core.dialer, &urls, id, left(deadline)).await {
             Ok(ttl_seconds) => return Ok(Some(ttl_seconds)),
             Err(LeaseUnanswered::Refused(LeaseRefusal::NotFound)) => return Ok(None),
             Err(_) => pause(core, deadline).await?,
@@ -88,7 +88,7 @@ pub async fn times(
         if urls.is_empty() {
             continue;
         }
-        match questions::lease_times(&urls, *request, left(deadline)).await {
+        match questions::lease_times(&core.dialer, &urls, *request, left(deadline)).await {
             Ok(response) => return Ok(Some(response)),
             Err(LeaseUnanswered::Refused(LeaseRefusal::NotFound)) => return Ok(None),
             Err(_) => pause(core, deadline).await?,

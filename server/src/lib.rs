@@ -2,10 +2,10 @@
 //!
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
 //! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts
-//! and stops ([`start`], `opening`, [`embed`]); the member behind its locks ([`core`]) and its background threads
+//! and stops ([`start`], `ports`, `opening`, [`embed`]); the member behind its locks ([`core`]) and its background threads
 //! ([`background`], `auto_compaction`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`, `housekeeping`); connection
-//! threads ([`worker`], [`connection`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP
-//! pages ([`http1`]).
+//! threads ([`worker`], [`connection`], [`tls`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry
+//! ([`services`], [`watch`]), and the plain HTTP pages ([`http1`], `pages`).
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
 
@@ -33,14 +33,17 @@ pub mod log;
 mod mailbox;
 pub mod metrics;
 mod opening;
+mod pages;
 mod payload;
 pub mod peer;
 mod pings;
+mod ports;
 mod scheduling;
 mod services;
 mod snapshots;
 mod socket;
 pub mod start;
+pub mod tls;
 pub mod urls;
 pub mod watch;
 mod worker;

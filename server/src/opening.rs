@@ -26,6 +26,7 @@ use crate::cluster::forming::{self, Forming, Logged};
 use crate::cluster::versions;
 use crate::config::{ClusterState, Config};
 use crate::ids::to_hex;
+use crate::peer::Dialer;
 use crate::peer::questions::HttpPeers;
 use crate::start::{FolderLock, StartError, clamp};
 
@@ -46,7 +47,7 @@ pub struct Opened {
     pub introduced: Vec<kvorum_store::Member>,
 }
 
-pub fn open(config: &Config) -> Result<Opened, StartError> {
+pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
     let wal_directory = config.effective_wal_dir();
     let snapshot_directory = config.snapshot_dir();
     let file_system: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
@@ -77,7 +78,7 @@ pub fn open(config: &Config) -> Result<Opened, StartError> {
     let mut log = if log_exists {
         reopen_log(config, &file_system, &wal_directory, &snap)?
     } else {
-        found_log(config, &file_system, &wal_directory)?
+        found_log(config, dialer, &file_system, &wal_directory)?
     };
     let introduced = std::mem::take(&mut log.introduced);
     let store_config = StoreConfig { member_id: log.metadata.node_id, ..store_config };
@@ -204,8 +205,13 @@ fn wal_options(config: &Config) -> WalOptions {
     }
 }
 
-fn found_log(config: &Config, file_system: &Arc<dyn FileSystem>, directory: &Path) -> Result<Log, StartError> {
-    let formed = form(config, None)?;
+fn found_log(
+    config: &Config,
+    dialer: &Dialer,
+    file_system: &Arc<dyn FileSystem>,
+    directory: &Path,
+) -> Result<Log, StartError> {
+    let formed = form(config, dialer, None)?;
     let metadata = WalMetadata { node_id: formed.member_id, cluster_id: formed.cluster_id };
     let wal = Wal::create(Arc::clone(file_system), directory, metadata, wal_options(config))
         .map_err(|error| StartError::new("creating the write-ahead log", error))?;
@@ -233,13 +239,14 @@ fn founder(member: kvorum_store::Member) -> BootstrapMember {
 }
 
 /// Asks flags and peers. Blocks for as long as the peers may take.
-fn form(config: &Config, logged: Option<Logged>) -> Result<Formed, StartError> {
+fn form(config: &Config, dialer: &Dialer, logged: Option<Logged>) -> Result<Formed, StartError> {
     // On a thread of its own: whoever starts a member may itself be on a runtime.
     let failed = |error: &dyn std::fmt::Display| StartError::new("discovery failed", error);
     let asked = std::thread::scope(|scope| {
         let ask = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Ok::<_, std::io::Error>(runtime.block_on(forming::form(config, logged, &HttpPeers, &SystemResolver)))
+            let peers = HttpPeers(dialer.clone());
+            Ok::<_, std::io::Error>(runtime.block_on(forming::form(config, logged, &peers, &SystemResolver)))
         };
         scope.spawn(ask).join()
     });

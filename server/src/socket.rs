@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::authority::RepairedReader;
 use crate::limits::{GO_AWAY_MILLISECONDS, SOCKET_BUFFER_BYTES_MAX};
 use crate::payload;
 use crate::pings::PingWatch;
+use crate::tls::Stream;
 
 /// Segments of one system call; what is more goes with the next.
 const SEND_SLICES_MAX: usize = 64;
@@ -30,7 +30,9 @@ pub struct GatheringSocket(Rc<RefCell<State>>);
 pub struct Flusher(Rc<RefCell<State>>);
 
 struct State {
-    stream: TcpStream,
+    stream: Stream,
+    /// TLS may hold bytes that it was given.
+    unflushed: bool,
     /// In front of reading until the connection needs no repair, which for nearly all is the first header block.
     repaired: Option<Box<RepairedReader>>,
     pings: PingWatch,
@@ -44,10 +46,11 @@ struct State {
 }
 
 /// Wraps a stream.
-pub fn gather(stream: TcpStream, pings: PingWatch) -> (GatheringSocket, Flusher) {
+pub fn gather(stream: Stream, pings: PingWatch) -> (GatheringSocket, Flusher) {
     let repaired = Some(Box::new(RepairedReader::new()));
     let state = Rc::new(RefCell::new(State {
         stream,
+        unflushed: false,
         repaired,
         pings,
         gathered: Vec::new(),
@@ -117,6 +120,7 @@ impl State {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += count;
+            self.unflushed = true;
         }
         self.gathered.clear();
         self.shared.clear();
@@ -124,6 +128,10 @@ impl State {
         self.sent = 0;
         if self.gathered.capacity() > SOCKET_BUFFER_BYTES_MAX * 2 {
             self.gathered.shrink_to(SOCKET_BUFFER_BYTES_MAX);
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }

@@ -1,7 +1,7 @@
 //! How a member starts: sockets first, then what the disk remembers, then raft until it leads, then its threads.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,7 @@ use tracing::info;
 use crate::background::{self, BackendThread};
 use crate::changes;
 use crate::config::{AutoCompaction, Config};
+use crate::connection::Port;
 use crate::core::{Core, CoreConfig, CoreParts, Peers};
 use crate::database::Databases;
 use crate::housekeeping::Housekeeping;
@@ -25,9 +26,11 @@ use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::opening::{Opened, checkpoint_interval, open};
 use crate::peer::{PeerAnswers, PeerConfig, PeerEvents, PeerTransport};
+use crate::ports::Ports;
 use crate::scheduling;
 use crate::snapshots::Snapshots;
-use crate::urls::Url;
+use crate::tls::IncomingTls;
+use crate::urls::{Scheme, Url};
 use crate::watch::WatchPublisher;
 use crate::worker_thread::{self, WorkerOptions};
 
@@ -53,6 +56,7 @@ impl std::error::Error for StartError {}
 pub struct Running {
     core: Arc<Core>,
     client_urls: Vec<Url>,
+    metrics_urls: Vec<Url>,
     raft: Option<JoinHandle<()>>,
     log: Option<JoinHandle<()>>,
     workers: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -72,10 +76,8 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
 
 /// Starts a member and returns at once; it serves when [`Running::wait_until_ready`] says so.
 pub fn begin(config: &Config) -> Result<Running, StartError> {
-    let listeners = listen(&config.listen_client_urls, config)?;
-    let peer_listeners = listen(&config.listen_peer_urls, config)?;
-    let client_urls: Vec<Url> = listeners.iter().map(|(url, _)| url.clone()).collect();
-    let opened = open(config)?;
+    let Ports { client_urls, metrics_urls, clients, peers, dialer } = Ports::open(config)?;
+    let opened = open(config, &dialer)?;
     let core = Arc::new(Core::new(
         core_config(config, &opened),
         CoreParts {
@@ -86,6 +88,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
             publisher: WatchPublisher::new(opened.revision),
             metrics: Arc::new(Metrics::new()),
             databases: Databases::new(Arc::clone(&opened.backend), config.snapshot_dir()),
+            dialer,
         },
         worker_count(config),
     ));
@@ -96,7 +99,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     let links = Links::new(&core, file_system, opened.snapshots.wal_directory.clone(), snapshots);
     core.set_peers(Arc::clone(&links) as Arc<dyn Peers>);
     core.settle(std::iter::empty());
-    let transport = start_transport(config, &core, &links, peer_listeners)?;
+    let transport = start_transport(config, &core, &links, peers)?;
     links.set_transport(transport, &opened.introduced);
     let is_alone = core.state().consensus().is_single_voter();
     if is_alone {
@@ -117,6 +120,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     let mut running = Running {
         core: Arc::clone(&core),
         client_urls,
+        metrics_urls,
         raft: None,
         log: None,
         workers: Arc::default(),
@@ -138,8 +142,9 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     running.start_background(config)?;
     let serving = Serving {
         core: Arc::clone(&core),
-        listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
+        listeners: clients,
         client_urls: running.client_urls.clone(),
+        metrics_urls: running.metrics_urls.clone(),
         workers: worker_count(config),
         options: WorkerOptions::from_config(config),
         threads: Arc::clone(&running.workers),
@@ -193,7 +198,7 @@ fn start_transport(
     config: &Config,
     core: &Core,
     links: &Arc<Links>,
-    listeners: Vec<(Url, TcpListener)>,
+    listeners: Vec<(Option<Arc<IncomingTls>>, TcpListener)>,
 ) -> Result<PeerTransport, StartError> {
     let peer_config = PeerConfig {
         member_id: core.config.member_id,
@@ -202,8 +207,8 @@ fn start_transport(
         snapshot_folder: config.snapshot_dir(),
         file_system: Arc::new(RealFileSystem),
         dial_timeout: Duration::from_secs(1) + config.election_timeout,
+        dialer: core.dialer.clone(),
     };
-    let listeners = listeners.into_iter().map(|(_, listener)| listener).collect();
     let (events, answers) = (Arc::clone(links) as Arc<dyn PeerEvents>, Arc::clone(links) as Arc<dyn PeerAnswers>);
     PeerTransport::start(peer_config, listeners, events, answers)
         .map_err(|error| StartError::new("starting the peer port", error))
@@ -212,8 +217,9 @@ fn start_transport(
 /// The client port, not answered yet.
 pub(crate) struct Serving {
     core: Arc<Core>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(Arc<Port>, TcpListener)>,
     client_urls: Vec<Url>,
+    metrics_urls: Vec<Url>,
     workers: usize,
     options: WorkerOptions,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -236,7 +242,15 @@ impl Serving {
             "any etcd client can talk to this member"
         );
         for url in &self.client_urls {
-            info!(address = %url.host_port(), "serving client traffic insecurely; this is strongly discouraged!");
+            let (traffic, address) = ("grpc+http", url.host_port());
+            if url.scheme() == Scheme::Https {
+                info!(traffic, address, "serving client traffic securely");
+            } else {
+                info!(traffic, address, "serving client traffic insecurely; this is strongly discouraged!");
+            }
+        }
+        for url in &self.metrics_urls {
+            info!(address = %url, "serving metrics");
         }
         self.core.set_ready();
         Ok(())
@@ -247,6 +261,11 @@ impl Running {
     /// Where clients connect: the first URL listened on, with the port that was found when 0 was asked for.
     pub fn client_url(&self) -> String {
         self.client_urls[0].to_string()
+    }
+
+    /// Where metrics are, besides the client URLs, with the ports that were found.
+    pub fn metrics_urls(&self) -> Vec<String> {
+        self.metrics_urls.iter().map(Url::to_string).collect()
     }
 
     pub fn core(&self) -> &Arc<Core> {
@@ -333,31 +352,6 @@ fn worker_count(config: &Config) -> usize {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         count => count,
     }
-}
-
-/// Binds every client URL. A name stands for its first IPv4 address, as in Go.
-fn listen(urls: &[Url], config: &Config) -> Result<Vec<(Url, TcpListener)>, StartError> {
-    urls.iter()
-        .map(|url| {
-            let what = format!("listen tcp {}", url.host_port());
-            let addresses: Vec<SocketAddr> = (url.host().trim_matches(['[', ']']), url.port().unwrap_or(0))
-                .to_socket_addrs()
-                .map_err(|error| StartError::new(&what, error))?
-                .collect();
-            let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
-            let Some(address) = address else { return Err(StartError::new(&what, "no such host")) };
-            let listener = worker_thread::bind(*address, config.socket_reuse_port)
-                .map_err(|error| StartError::new(&what, format!("bind: {}", system_text(&error))))?;
-            let port = listener.local_addr().map_err(|error| StartError::new(&what, error))?.port();
-            Ok((url.with_port(port), listener))
-        })
-        .collect()
-}
-
-/// The system's text for an error as etcd shows it: without its number, and in lower case.
-fn system_text(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// Keeps other members out of a data folder for as long as it is held, also those with a log elsewhere. The lock is on

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::config::Config;
-use crate::connection::{self, ConnectionConfig};
+use crate::connection::{self, ConnectionConfig, Port};
 use crate::core::Core;
 use crate::limits::{
     ACCEPT_PAUSE_MILLISECONDS, GRPC_OVERHEAD_BYTES, READER_THREADS_PER_WORKER, STOP_GRACE_MILLISECONDS,
@@ -72,7 +72,7 @@ const LISTEN_BACKLOG: i32 = 4096;
 /// Starts all connection threads; the first one accepts for all.
 pub fn start_all(
     core: &Arc<Core>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(Arc<Port>, TcpListener)>,
     workers: usize,
     options: &WorkerOptions,
 ) -> io::Result<Vec<JoinHandle<()>>> {
@@ -105,7 +105,10 @@ pub fn start_all(
     Ok(threads)
 }
 
-async fn run(core: Arc<Core>, index: usize, mut streams: mpsc::UnboundedReceiver<TcpStream>, options: WorkerOptions) {
+/// An accepted connection on its way to a thread.
+type Dealt = (Arc<Port>, TcpStream);
+
+async fn run(core: Arc<Core>, index: usize, mut streams: mpsc::UnboundedReceiver<Dealt>, options: WorkerOptions) {
     let header = Rc::new(CoreHeader(Arc::clone(&core)));
     let history = Rc::new(StoreHistory(core.reader.clone()));
     let hub = core.publisher.attach(options.watch, header, history);
@@ -115,14 +118,14 @@ async fn run(core: Arc<Core>, index: usize, mut streams: mpsc::UnboundedReceiver
     let mut stop = core.watch_stop();
     let mut connections = tokio::task::JoinSet::new();
     loop {
-        let stream = tokio::select! {
-            Some(stream) = streams.recv() => stream,
+        let (port, stream) = tokio::select! {
+            Some(dealt) = streams.recv() => dealt,
             Some(_) = connections.join_next() => continue,
             _ = stop.wait_for(|stopping| *stopping) => break,
         };
         // A socket that cannot be registered is closed; its peer sees that.
         if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
-            connections.spawn_local(connection::serve(Rc::clone(&worker), stream, Rc::clone(&config)));
+            connections.spawn_local(connection::serve(Rc::clone(&worker), stream, port, Rc::clone(&config)));
         }
     }
     let finish = async { while connections.join_next().await.is_some() {} };
@@ -130,27 +133,31 @@ async fn run(core: Arc<Core>, index: usize, mut streams: mpsc::UnboundedReceiver
     drop(tokio::time::timeout(Duration::from_millis(STOP_GRACE_MILLISECONDS), finish).await);
 }
 
-fn spawn_acceptors(core: &Arc<Core>, listeners: Vec<TcpListener>, senders: &[mpsc::UnboundedSender<TcpStream>]) {
-    for listener in listeners {
+fn spawn_acceptors(
+    core: &Arc<Core>,
+    listeners: Vec<(Arc<Port>, TcpListener)>,
+    senders: &[mpsc::UnboundedSender<Dealt>],
+) {
+    for (port, listener) in listeners {
         let senders = senders.to_vec();
         let core = Arc::clone(core);
         tokio::task::spawn_local(async move {
             match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => accept(&listener, &senders).await,
+                Ok(listener) => accept(&port, &listener, &senders).await,
                 Err(error) => core.fail(format!("listening: {error}")),
             }
         });
     }
 }
 
-async fn accept(listener: &tokio::net::TcpListener, senders: &[mpsc::UnboundedSender<TcpStream>]) {
+async fn accept(port: &Arc<Port>, listener: &tokio::net::TcpListener, senders: &[mpsc::UnboundedSender<Dealt>]) {
     let mut next = 0;
     loop {
         let accepted = listener.accept().await.and_then(|(stream, _)| stream.into_std());
         match accepted {
             Ok(stream) => {
                 // A receiver is gone only at a stop.
-                drop(senders[next].send(stream));
+                drop(senders[next].send((Arc::clone(port), stream)));
                 next = (next + 1) % senders.len();
             }
             Err(error) => {

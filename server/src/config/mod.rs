@@ -9,6 +9,7 @@ mod flags;
 mod gates;
 pub mod go;
 mod help;
+mod tls;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::cluster::addresses::SystemResolver;
 use crate::cluster::forming;
 use crate::ids;
 use crate::log::{Level, LogConfig, LogFormat, LogOutput, Value as LogValue};
+use crate::tls::TlsOptions;
 use crate::urls::{self, Scheme, Url, quote};
 use arguments::Values;
 use flags::{FLAGS, Support};
@@ -51,6 +53,17 @@ pub struct Config {
     pub listen_peer_urls: Vec<Url>,
     /// Port 0 lets the system choose.
     pub listen_client_urls: Vec<Url>,
+    /// Further ports with the pages of metrics and health alone.
+    pub listen_metrics_urls: Vec<Url>,
+    /// For URLs with https of clients and metrics.
+    pub client_tls: TlsOptions,
+    /// For URLs with https of members, and for calls to other members.
+    pub peer_tls: TlsOptions,
+    /// Where `client_tls` names no certificate, the member makes one.
+    pub client_auto_tls: bool,
+    pub peer_auto_tls: bool,
+    /// How long certificates are valid that the member makes.
+    pub self_signed_cert_validity_years: u64,
     pub initial_advertise_peer_urls: Vec<Url>,
     pub advertise_client_urls: Vec<Url>,
     /// `name=url,...` as given; [`Config::bootstrap`] reads it.
@@ -395,6 +408,12 @@ impl Config {
             wal_dir: (!wal_dir.is_empty()).then(|| PathBuf::from(wal_dir)),
             listen_peer_urls: values.urls("listen-peer-urls"),
             listen_client_urls: values.urls("listen-client-urls"),
+            listen_metrics_urls: values.urls("listen-metrics-urls"),
+            client_tls: tls::options(values, "")?,
+            peer_tls: tls::options(values, "peer-")?,
+            client_auto_tls: values.bool("auto-tls"),
+            peer_auto_tls: values.bool("peer-auto-tls"),
+            self_signed_cert_validity_years: values.unsigned("self-signed-cert-validity"),
             initial_advertise_peer_urls,
             advertise_client_urls: if advertises { values.urls("advertise-client-urls") } else { Vec::new() },
             initial_cluster,
@@ -460,6 +479,7 @@ impl Config {
             }
             check_listen_urls(flag, listen_urls)?;
         }
+        check_listen_urls("listen-metrics-urls", &self.listen_metrics_urls)?;
         if let Some(url) = self.initial_advertise_peer_urls.iter().find(|url| hostless(url)) {
             let all = quote(&urls::join(&self.initial_advertise_peer_urls));
             return error(format!(
@@ -499,6 +519,7 @@ impl Config {
                 "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
             );
         }
+        self.validate_tls()?;
         self.founding_members().map(|_| ())
     }
 
@@ -601,6 +622,7 @@ impl Config {
             let message = "'data-dir' was empty; using default";
             notices.push(Notice::new(Level::Warn, message, vec![("data-dir", LogValue::Text(folder))]));
         }
+        notices.extend(self.tls_notices());
         notices
     }
 }
@@ -615,7 +637,7 @@ fn hostless(url: &Url) -> bool {
 
 fn check_listen_urls(flag: &str, listen_urls: &[Url]) -> Result<(), ConfigError> {
     for url in listen_urls {
-        if url.scheme() != Scheme::Http {
+        if matches!(url.scheme(), Scheme::Unix | Scheme::Unixs) {
             return error(format!("--{flag} {url}: the scheme {} {NOT_YET}", url.scheme().as_str()));
         }
         if !url.is_bindable() {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::tls::{TlsVersion, Versions};
 
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
@@ -229,9 +230,6 @@ fn failures_have_the_texts_of_etcd() {
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
     for (line, name) in [
-        ("--cert-file x", "--cert-file"),
-        ("--client-cert-auth", "--client-cert-auth"),
-        ("--listen-metrics-urls http://127.0.0.1:1", "--listen-metrics-urls"),
         ("--listen-client-http-urls http://127.0.0.1:1", "--listen-client-http-urls"),
         ("--metrics extensive", "--metrics"),
         ("--auth-token jwt", "--auth-token"),
@@ -249,8 +247,8 @@ fn what_is_not_built_yet_is_refused_by_name() {
         ("--feature-gates AllAlpha=true", "--feature-gates: CompactHashCheck=true"),
         ("--feature-gates AllBeta=false", "--feature-gates: FastLeaseKeepAlive=false"),
         (
-            "--listen-client-urls https://127.0.0.1:1 --advertise-client-urls http://a:1",
-            "--listen-client-urls https://127.0.0.1:1: the scheme https",
+            "--listen-client-urls unixs://127.0.0.1:1 --advertise-client-urls http://a:1",
+            "--listen-client-urls unixs://127.0.0.1:1: the scheme unixs",
         ),
         ("--listen-peer-urls unix://a:1", "--listen-peer-urls unix://a:1: the scheme unix"),
         ("gateway start", "the subcommand gateway"),
@@ -263,7 +261,7 @@ fn what_is_not_built_yet_is_refused_by_name() {
         );
     }
     assert!(failure_of(&[], &[("ETCD_CONFIG_FILE", "/x")]).contains("--config-file"));
-    assert!(failure_of(&[], &[("ETCD_KEY_FILE", "/x")]).contains("--key-file"));
+    assert!(failure_of(&[], &[("ETCD_HOST_WHITELIST", "x")]).contains("--host-whitelist"));
 }
 
 #[test]
@@ -525,4 +523,70 @@ fn arguments_from_anywhere() {
             }
         }
     }
+}
+
+/// Every flag of TLS by its variable.
+#[test]
+fn tls_comes_from_the_environment_too() {
+    let environment = [
+        ("ETCD_CERT_FILE", "c"),
+        ("ETCD_KEY_FILE", "k"),
+        ("ETCD_CLIENT_CERT_FILE", "cc"),
+        ("ETCD_CLIENT_KEY_FILE", "ck"),
+        ("ETCD_CLIENT_CERT_AUTH", "true"),
+        ("ETCD_TRUSTED_CA_FILE", "ca"),
+        ("ETCD_CLIENT_CRL_FILE", "crl"),
+        ("ETCD_CLIENT_CERT_ALLOWED_HOSTNAME", "b,a"),
+        ("ETCD_PEER_CERT_FILE", "pc"),
+        ("ETCD_PEER_KEY_FILE", "pk"),
+        ("ETCD_PEER_CLIENT_CERT_FILE", "pcc"),
+        ("ETCD_PEER_CLIENT_KEY_FILE", "pck"),
+        ("ETCD_PEER_CLIENT_CERT_AUTH", "true"),
+        ("ETCD_PEER_TRUSTED_CA_FILE", "pca"),
+        ("ETCD_PEER_CRL_FILE", "pcrl"),
+        ("ETCD_PEER_CERT_ALLOWED_CN", "x"),
+        ("ETCD_PEER_SKIP_CLIENT_SAN_VERIFICATION", "true"),
+        ("ETCD_AUTO_TLS", "true"),
+        ("ETCD_PEER_AUTO_TLS", "true"),
+        ("ETCD_SELF_SIGNED_CERT_VALIDITY", "3"),
+        ("ETCD_CIPHER_SUITES", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
+        ("ETCD_TLS_MIN_VERSION", "TLS1.2"),
+        ("ETCD_TLS_MAX_VERSION", "TLS1.3"),
+        ("ETCD_LISTEN_METRICS_URLS", "https://127.0.0.1:1"),
+    ];
+    let Ok(Command::Serve { config, .. }) = parse(&[], &pairs(&environment)) else { panic!("refused") };
+    let file = |name: &str| Some(PathBuf::from(name));
+    let versions = Versions {
+        min: Some(TlsVersion::Tls12),
+        max: Some(TlsVersion::Tls13),
+        cipher_suites: vec!["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".to_owned()],
+    };
+    let clients = TlsOptions {
+        cert_file: file("c"),
+        key_file: file("k"),
+        client_cert_file: file("cc"),
+        client_key_file: file("ck"),
+        trusted_ca_file: file("ca"),
+        client_cert_auth: true,
+        crl_file: file("crl"),
+        allowed_hostnames: vec!["a".to_owned(), "b".to_owned()],
+        versions: versions.clone(),
+        ..TlsOptions::default()
+    };
+    let peers = TlsOptions {
+        cert_file: file("pc"),
+        key_file: file("pk"),
+        client_cert_file: file("pcc"),
+        client_key_file: file("pck"),
+        trusted_ca_file: file("pca"),
+        client_cert_auth: true,
+        crl_file: file("pcrl"),
+        allowed_cns: vec!["x".to_owned()],
+        skip_client_san_verification: true,
+        versions,
+        ..TlsOptions::default()
+    };
+    assert_eq!((config.client_tls, config.peer_tls), (clients, peers));
+    assert!(config.client_auto_tls && config.peer_auto_tls && config.self_signed_cert_validity_years == 3);
+    assert_eq!(config.listen_metrics_urls[0].as_str(), "https://127.0.0.1:1");
 }

@@ -11,7 +11,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 
-use super::timed;
+use super::timed::Dialer;
 use crate::urls::Url;
 
 /// Ends a task with its owner.
@@ -34,8 +34,13 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub async fn dial(url: &Url, dial_timeout: Duration, write_timeout: Duration) -> io::Result<Connection<B>> {
-        let stream = timed::connect(url, dial_timeout, write_timeout).await?;
+    pub async fn dial(
+        dialer: &Dialer,
+        url: &Url,
+        dial_timeout: Duration,
+        write_timeout: Duration,
+    ) -> io::Result<Connection<B>> {
+        let stream = dialer.connect(url, dial_timeout, write_timeout).await?;
         let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = shaken.map_err(io::Error::other)?;
         let driver = tokio::spawn(async move {

@@ -37,6 +37,8 @@ use std::task::Waker;
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
+use http_client::Connection;
+use hyper::body::Body;
 use kvorum_api::raftpb;
 use kvorum_disk::FileSystem;
 use parking_lot::{Mutex, RwLock};
@@ -45,10 +47,12 @@ use tokio::sync::Notify;
 
 pub use contract::{Answer, LeaseRefusal, PeerAnswers, PeerEvents};
 pub use snapshot::SnapshotSource;
+pub use timed::Dialer;
 
 use crate::ids::to_hex;
 use crate::limits::{PEER_BLOCKING_THREADS_MAX, PEER_REMOTES_MAX};
 use crate::metrics::PeerMetrics;
+use crate::tls::IncomingTls;
 use crate::urls::{Url, parse_many};
 use identity::Identity;
 use remote::Remote;
@@ -74,6 +78,7 @@ pub struct PeerConfig {
     pub file_system: Arc<dyn FileSystem>,
     /// etcd: one second and the election timeout.
     pub dial_timeout: Duration,
+    pub dialer: Dialer,
 }
 
 /// The running transport. Clones are handles to the same one; it runs until [`Self::stop`].
@@ -147,10 +152,10 @@ impl Sleepers {
 }
 
 impl PeerTransport {
-    /// Starts the thread `peers`, which answers on the listeners from now on.
+    /// Starts the thread `peers`, which answers on the listeners from now on; with TLS on those that have it.
     pub fn start(
         config: PeerConfig,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<(Option<Arc<IncomingTls>>, TcpListener)>,
         events: Arc<dyn PeerEvents>,
         answers: Arc<dyn PeerAnswers>,
     ) -> io::Result<PeerTransport> {
@@ -171,13 +176,13 @@ impl PeerTransport {
             stop: tokio::sync::watch::Sender::new(false),
             thread: Mutex::new(None),
         });
-        for listener in listeners {
+        for (tls, listener) in listeners {
             listener.set_nonblocking(true)?;
             let listener = {
                 let _inside = runtime.enter();
                 tokio::net::TcpListener::from_std(listener)?
             };
-            runtime.spawn(serve::accept(Arc::clone(&shared), listener));
+            runtime.spawn(serve::accept(Arc::clone(&shared), tls, listener));
         }
         runtime.spawn(deliver_reports(Arc::clone(&shared)));
         runtime.spawn(wake_sleepers(Arc::clone(&shared)));
@@ -342,6 +347,15 @@ impl PeerTransport {
 }
 
 impl Shared {
+    /// Connects to a member.
+    async fn dial<B>(&self, url: &Url, write_timeout: Duration) -> io::Result<Connection<B>>
+    where
+        B: Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Connection::dial(&self.config.dialer, url, self.config.dial_timeout, write_timeout).await
+    }
+
     fn peer(&self, member_id: u64) -> Option<Arc<Remote>> {
         self.members.read().peers.get(&member_id).cloned()
     }

@@ -11,7 +11,7 @@ use http_body_util::Empty;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::http_client::{Connection, collect, request};
+use super::http_client::{collect, request};
 use super::remote::Remote;
 use super::{READ_TIMEOUT, WRITE_TIMEOUT};
 use crate::config::go::format_duration;
@@ -76,7 +76,7 @@ struct Health {
 /// The way there and back, and the member's time.
 async fn probe(remote: &Remote, url: &Url) -> io::Result<(Duration, SystemTime)> {
     let begun = Instant::now();
-    let mut connection = Connection::dial(url, remote.shared.config.dial_timeout, WRITE_TIMEOUT).await?;
+    let mut connection = remote.shared.dial(url, WRITE_TIMEOUT).await?;
     let request = request(Method::GET, url, "/raft/probing", Empty::<Bytes>::new())?;
     let mut response = connection.send(request).await?;
     let body = collect(response.body_mut(), PEER_REQUEST_BYTES_MAX, READ_TIMEOUT).await;

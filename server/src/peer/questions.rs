@@ -19,6 +19,7 @@ use super::answers::{self, HashKvJson, HashKvQuestion};
 use super::contract::{HASH_COMPACTED, HASH_FUTURE, LeaseRefusal};
 use super::http_client::{Connection, collect, request};
 use super::identity::{self, CLUSTER_ID, CLUSTER_ID_MISMATCH};
+use super::timed::Dialer;
 use crate::cluster::reconfiguration::{Promotion, read_promotion_page};
 use crate::cluster::versions::Versions;
 use crate::cluster::{DOWNGRADE_ENABLED_PATH, MEMBERS_PATH, PeerMembers, Peers, VERSION_PATH, parse_bool};
@@ -65,40 +66,40 @@ pub enum HashUnanswered {
 }
 
 /// `/members`. A list without members is an answer: the caller decides what it means.
-pub async fn members_of(url: &Url, deadline: Duration) -> Result<PeerMembers, Unanswered> {
-    let answer = ask(url, Question::get(MEMBERS_PATH), deadline).await?;
+pub async fn members_of(dialer: &Dialer, url: &Url, deadline: Duration) -> Result<PeerMembers, Unanswered> {
+    let answer = ask(dialer, url, Question::get(MEMBERS_PATH), deadline).await?;
     // etcd does not look at the status either: what is no list of members is no answer.
     let cluster_id = identity::text(&answer.headers, &CLUSTER_ID).unwrap_or_default();
     PeerMembers::read(cluster_id, &answer.body).map_err(Unanswered::Unclear)
 }
 
 /// `/version`.
-pub async fn version_of(url: &Url, deadline: Duration) -> Result<Versions, Unanswered> {
-    let answer = ask(url, Question::get(VERSION_PATH), deadline).await?;
+pub async fn version_of(dialer: &Dialer, url: &Url, deadline: Duration) -> Result<Versions, Unanswered> {
+    let answer = ask(dialer, url, Question::get(VERSION_PATH), deadline).await?;
     Versions::from_json(&answer.body).map_err(Unanswered::Unclear)
 }
 
 /// `/downgrade/enabled`.
-pub async fn downgrade_enabled(url: &Url, deadline: Duration) -> Result<bool, Unanswered> {
-    let answer = ask(url, Question::get(DOWNGRADE_ENABLED_PATH), deadline).await?;
+pub async fn downgrade_enabled(dialer: &Dialer, url: &Url, deadline: Duration) -> Result<bool, Unanswered> {
+    let answer = ask(dialer, url, Question::get(DOWNGRADE_ENABLED_PATH), deadline).await?;
     parse_bool(&String::from_utf8_lossy(&answer.body)).map_err(Unanswered::Unclear)
 }
 
 /// Asks members over the network for what a cluster is formed and its version agreed on with.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HttpPeers;
+#[derive(Clone, Default)]
+pub struct HttpPeers(pub Dialer);
 
 impl Peers for HttpPeers {
     async fn members_of(&self, url: &str, timeout: Duration) -> Result<PeerMembers, String> {
-        members_of(&parse(url)?, timeout).await.map_err(|unanswered| unanswered.to_string())
+        members_of(&self.0, &parse(url)?, timeout).await.map_err(|unanswered| unanswered.to_string())
     }
 
     async fn versions_of(&self, url: &str, timeout: Duration) -> Result<Versions, String> {
-        version_of(&parse(url)?, timeout).await.map_err(|unanswered| unanswered.to_string())
+        version_of(&self.0, &parse(url)?, timeout).await.map_err(|unanswered| unanswered.to_string())
     }
 
     async fn downgrade_enabled_of(&self, url: &str, timeout: Duration) -> Result<bool, String> {
-        downgrade_enabled(&parse(url)?, timeout).await.map_err(|unanswered| unanswered.to_string())
+        downgrade_enabled(&self.0, &parse(url)?, timeout).await.map_err(|unanswered| unanswered.to_string())
     }
 }
 
@@ -109,9 +110,14 @@ fn parse(url: &str) -> Result<Url, String> {
 /// Renews a lease at the leader, asking its URLs one after another; gives the time to live in seconds. The deadline is
 /// for each URL. Stops at the first answer, which may be a refusal, except that a member which did not apply its entries
 /// in time, or did not answer, leads to the next URL.
-pub async fn renew_lease(urls: &[Url], lease_id: i64, deadline: Duration) -> Result<i64, LeaseUnanswered> {
+pub async fn renew_lease(
+    dialer: &Dialer,
+    urls: &[Url],
+    lease_id: i64,
+    deadline: Duration,
+) -> Result<i64, LeaseUnanswered> {
     let body = LeaseKeepAliveRequest { id: lease_id }.encode_to_vec();
-    let bytes = ask_lease(urls, answers::LEASES, body.into(), deadline).await?;
+    let bytes = ask_lease(dialer, urls, answers::LEASES, body.into(), deadline).await?;
     let response =
         LeaseKeepAliveResponse::decode(bytes).map_err(|error| LeaseUnanswered::Unanswered(unclear(error)))?;
     if response.id != lease_id {
@@ -122,12 +128,13 @@ pub async fn renew_lease(urls: &[Url], lease_id: i64, deadline: Duration) -> Res
 
 /// The remaining time of a lease, from the leader; URLs and deadline as for [`renew_lease`].
 pub async fn lease_times(
+    dialer: &Dialer,
     urls: &[Url],
     request: LeaseTimeToLiveRequest,
     deadline: Duration,
 ) -> Result<LeaseTimeToLiveResponse, LeaseUnanswered> {
     let body = LeaseInternalRequest { lease_time_to_live_request: Some(request) }.encode_to_vec();
-    let bytes = ask_lease(urls, answers::LEASES_INTERNAL, body.into(), deadline).await?;
+    let bytes = ask_lease(dialer, urls, answers::LEASES_INTERNAL, body.into(), deadline).await?;
     let response = LeaseInternalResponse::decode(bytes).map_err(|error| LeaseUnanswered::Unanswered(unclear(error)))?;
     let times = response.lease_time_to_live_response.filter(|times| times.id == request.id);
     times.ok_or_else(|| LeaseUnanswered::Unanswered(unclear("lease: TTL id mismatch")))
@@ -135,6 +142,7 @@ pub async fn lease_times(
 
 /// Asks the leader to make a learner a voting member. `token` is the client's.
 pub async fn promote(
+    dialer: &Dialer,
     url: &Url,
     member_id: u64,
     token: Option<&str>,
@@ -145,12 +153,13 @@ pub async fn promote(
     if let Some(Ok(token)) = token.map(HeaderValue::from_str) {
         question.headers.insert(AUTHORIZATION, token);
     }
-    let answer = ask(url, question, deadline).await?;
+    let answer = ask(dialer, url, question, deadline).await?;
     Ok(read_promotion_page(answer.status.as_u16(), &answer.body))
 }
 
 /// The hash of another member's store at a revision.
 pub async fn hash_kv(
+    dialer: &Dialer,
     url: &Url,
     cluster_id: u64,
     revision: i64,
@@ -160,7 +169,7 @@ pub async fn hash_kv(
     let mut question = Question { body: body.into(), ..Question::get(answers::HASH_KV) };
     question.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     question.headers.insert(CLUSTER_ID, identity::hex_value(cluster_id));
-    let answer = ask(url, question, deadline).await.map_err(HashUnanswered::Unanswered)?;
+    let answer = ask(dialer, url, question, deadline).await.map_err(HashUnanswered::Unanswered)?;
     let text = answer.text();
     match answer.status {
         StatusCode::OK => {}
@@ -186,12 +195,18 @@ pub async fn hash_kv(
     })
 }
 
-async fn ask_lease(urls: &[Url], path: &str, body: Bytes, deadline: Duration) -> Result<Bytes, LeaseUnanswered> {
+async fn ask_lease(
+    dialer: &Dialer,
+    urls: &[Url],
+    path: &str,
+    body: Bytes,
+    deadline: Duration,
+) -> Result<Bytes, LeaseUnanswered> {
     let mut last = LeaseUnanswered::Unanswered(Unanswered::Unreachable("no URLs".to_owned()));
     for url in urls {
         let mut question = Question { method: Method::POST, body: body.clone(), ..Question::get(path) };
         question.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/protobuf"));
-        last = match ask(url, question, deadline).await {
+        last = match ask(dialer, url, question, deadline).await {
             Err(unanswered) => LeaseUnanswered::Unanswered(unanswered),
             Ok(answer) => match answer.status {
                 StatusCode::OK => return Ok(answer.body),
@@ -232,11 +247,11 @@ impl Answered {
     }
 }
 
-async fn ask(url: &Url, question: Question<'_>, deadline: Duration) -> Result<Answered, Unanswered> {
+async fn ask(dialer: &Dialer, url: &Url, question: Question<'_>, deadline: Duration) -> Result<Answered, Unanswered> {
     let asking = async {
         let mut request = request(question.method, url, question.path, Full::new(question.body))?;
         request.headers_mut().extend(question.headers);
-        let mut connection = Connection::dial(url, deadline, deadline).await?;
+        let mut connection = Connection::dial(dialer, url, deadline, deadline).await?;
         let (head, mut body) = connection.send(request).await?.into_parts();
         let body = collect(&mut body, PEER_ANSWER_BYTES_MAX, deadline).await;
         let body = body.map_err(|error| std::io::Error::other(error.to_string()))?;

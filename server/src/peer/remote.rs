@@ -263,7 +263,7 @@ impl Remote {
         let mut request = request(Method::GET, url, &path, Empty::new())?;
         self.shared.identity.introduce(request.headers_mut());
         request.headers_mut().insert(identity::RAFT_TO, identity::hex_value(self.member_id));
-        let mut connection = Connection::dial(url, self.shared.config.dial_timeout, WRITE_TIMEOUT).await?;
+        let mut connection = self.shared.dial(url, WRITE_TIMEOUT).await?;
         let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "read: i/o timeout");
         let response = tokio::time::timeout(READ_TIMEOUT, connection.send(request)).await.map_err(silent)??;
         let (head, mut body) = response.into_parts();
@@ -380,7 +380,7 @@ impl Remote {
                 }
             }
         }
-        let connection = Connection::dial(url, self.shared.config.dial_timeout, WRITE_TIMEOUT).await?;
+        let connection = self.shared.dial(url, WRITE_TIMEOUT).await?;
         let mut connection = KeptConnection { url: url.clone(), connection };
         self.post_once(&mut connection, bytes).await?;
         *kept = Some(connection);

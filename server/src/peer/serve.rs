@@ -31,6 +31,7 @@ use crate::limits::{
     ACCEPT_PAUSE_MILLISECONDS, PEER_CONNECTIONS_MAX, PEER_MESSAGE_BYTES_MAX, PEER_SNAPSHOT_MESSAGE_BYTES_MAX,
 };
 use crate::log::format_time;
+use crate::tls::IncomingTls;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const STREAM_PREFIX: &str = "/raft/stream/";
@@ -91,16 +92,16 @@ impl Shared {
 }
 
 /// Accepts until the transport ends.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+pub(crate) async fn accept(shared: Arc<Shared>, tls: Option<Arc<IncomingTls>>, listener: TcpListener) {
     let room = Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Without room the connection is closed, which its other end sees.
                 let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-                let shared = Arc::clone(&shared);
+                let (shared, tls) = (Arc::clone(&shared), tls.clone());
                 tokio::spawn(async move {
-                    serve(shared, stream).await;
+                    serve(shared, tls, stream).await;
                     drop(permit);
                 });
             }
@@ -112,8 +113,8 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-async fn serve(shared: Arc<Shared>, stream: TcpStream) {
-    let Ok(stream) = timed::accepted(stream, WRITE_TIMEOUT) else { return };
+async fn serve(shared: Arc<Shared>, tls: Option<Arc<IncomingTls>>, stream: TcpStream) {
+    let Some(stream) = timed::accepted(stream, tls.as_deref(), WRITE_TIMEOUT).await else { return };
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(respond(&shared, request).await) }

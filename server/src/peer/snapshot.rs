@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::framing::encode_message;
-use super::http_client::{Connection, next_piece, request};
+use super::http_client::{next_piece, request};
 use crate::limits::{PEER_SNAPSHOT_PIECE_BYTES, PEER_SNAPSHOT_PIECES_MAX};
 use crate::urls::Url;
 
@@ -70,7 +70,7 @@ pub(crate) async fn post(
     shared.identity.introduce(request.headers_mut());
     let content_type = HeaderValue::from_static("application/octet-stream");
     request.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
-    let mut connection = Connection::dial(url, shared.config.dial_timeout, SEND_STALL).await?;
+    let mut connection = shared.dial(url, SEND_STALL).await?;
     let (sent, mut all_sent) = tokio::sync::oneshot::channel::<()>();
     tokio::task::spawn_blocking(move || {
         read_pieces(database, &sender);

@@ -1,9 +1,10 @@
-//! A connection whose writes fail when the other side takes nothing for too long, and the one place where a connection
-//! is made. TLS belongs here.
+//! A connection whose writes fail when the other side takes nothing for too long, and the one place where connections to
+//! other members are made.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,27 +12,62 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use crate::tls::{IncomingTls, OutgoingTls, Stream, TlsOptions};
 use crate::urls::{Scheme, Url};
 
 /// A connection with another member.
-pub type PeerStream = Timed<TcpStream>;
+pub type PeerStream = Timed<Stream>;
 
-/// Connects to the member behind a URL.
-pub async fn connect(url: &Url, dial_timeout: Duration, write_timeout: Duration) -> io::Result<PeerStream> {
-    if url.scheme() != Scheme::Http {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{url}: members are dialed by http only")));
+/// Connects to members. Clones share what was read from files.
+#[derive(Clone)]
+pub struct Dialer(Arc<OutgoingTls>);
+
+impl Dialer {
+    /// With these options for URLs with https. An error if their files are of no use.
+    pub fn new(options: TlsOptions) -> Result<Self, String> {
+        Ok(Self(Arc::new(OutgoingTls::new(options)?)))
     }
-    let port = url.port().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{url}: no such port")))?;
-    let connecting = TcpStream::connect((url.host(), port));
-    let stream = tokio::time::timeout(dial_timeout, connecting).await.map_err(|_| timed_out("dial"))??;
-    stream.set_nodelay(true)?;
-    Ok(Timed::new(stream, write_timeout))
+
+    /// Connects to the member behind a URL.
+    pub(super) async fn connect(
+        &self,
+        url: &Url,
+        dial_timeout: Duration,
+        write_timeout: Duration,
+    ) -> io::Result<PeerStream> {
+        let port = url.port();
+        let port = port.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{url}: no such port")))?;
+        let secure = match url.scheme() {
+            Scheme::Http => false,
+            Scheme::Https => true,
+            Scheme::Unix | Scheme::Unixs => {
+                let text = format!("{url}: members are dialed by http and https only");
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
+        };
+        let connecting = TcpStream::connect((url.host(), port));
+        let socket = tokio::time::timeout(dial_timeout, connecting).await.map_err(|_| timed_out("dial"))??;
+        socket.set_nodelay(true)?;
+        let stream = if secure { self.0.connect(socket, url.host()).await? } else { Stream::Plain(socket) };
+        Ok(Timed::new(stream, write_timeout))
+    }
 }
 
-/// Makes an accepted connection ready.
-pub fn accepted(stream: TcpStream, write_timeout: Duration) -> io::Result<PeerStream> {
-    stream.set_nodelay(true)?;
-    Ok(Timed::new(stream, write_timeout))
+impl Default for Dialer {
+    /// No certificate of its own, and the system's authorities.
+    fn default() -> Self {
+        Self::new(TlsOptions::default()).expect("without files there is nothing to go wrong before something is dialed")
+    }
+}
+
+/// Makes an accepted connection ready; `None` if it is refused, which the log says.
+pub async fn accepted(socket: TcpStream, tls: Option<&IncomingTls>, write_timeout: Duration) -> Option<PeerStream> {
+    socket.set_nodelay(true).ok()?;
+    let stream = match tls {
+        None => Stream::Plain(socket),
+        Some(tls) => tls.accept(socket).await?.stream,
+    };
+    Some(Timed::new(stream, write_timeout))
 }
 
 fn timed_out(action: &str) -> io::Error {

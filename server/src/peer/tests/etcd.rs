@@ -11,7 +11,7 @@ use std::time::Duration;
 use kvorum_api::raftpb::{Message, MessageType, Snapshot, SnapshotMetadata};
 use parking_lot::Mutex;
 
-use super::world::{Node, append, entry};
+use super::world::{Node, append, dialer, entry};
 use crate::ids::{cluster_id, member_id};
 use crate::peer::framing::StreamKind;
 use crate::peer::questions::{
@@ -130,28 +130,28 @@ fn a_real_etcd_elects_itself_with_our_vote_and_replicates_to_us() {
 fn ask_everything(url: &Url, cluster: u64, our_id: u64, their_id: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let members = members_of(url, DEADLINE).await.expect("answered");
+        let members = members_of(&dialer(), url, DEADLINE).await.expect("answered");
         assert_eq!(members.cluster_id, cluster);
         let mut ids: Vec<u64> = members.members.iter().map(|member| member.id).collect();
         ids.sort_unstable();
         let mut expected = [our_id, their_id];
         expected.sort_unstable();
         assert_eq!(ids, expected);
-        let versions = version_of(url, DEADLINE).await.expect("answered");
+        let versions = version_of(&dialer(), url, DEADLINE).await.expect("answered");
         assert!(versions.server.starts_with("3."), "{versions:?}");
         if versions.server.starts_with("3.4.") {
             return;
         }
-        let downgrade = downgrade_enabled(url, DEADLINE).await;
+        let downgrade = downgrade_enabled(&dialer(), url, DEADLINE).await;
         assert_eq!(downgrade, Ok(false));
         assert_eq!(
-            renew_lease(std::slice::from_ref(url), 99, DEADLINE).await,
+            renew_lease(&dialer(), std::slice::from_ref(url), 99, DEADLINE).await,
             Err(LeaseUnanswered::Refused(LeaseRefusal::NotFound))
         );
-        let hash = hash_kv(url, cluster, 0, DEADLINE).await.expect("answered");
+        let hash = hash_kv(&dialer(), url, cluster, 0, DEADLINE).await.expect("answered");
         assert_eq!(hash.header.map(|header| header.revision), Some(1));
-        assert_eq!(hash_kv(url, cluster, 1000, DEADLINE).await, Err(HashUnanswered::FutureRevision));
-        assert_eq!(hash_kv(url, 1, 0, DEADLINE).await, Err(HashUnanswered::ClusterIdMismatch));
+        assert_eq!(hash_kv(&dialer(), url, cluster, 1000, DEADLINE).await, Err(HashUnanswered::FutureRevision));
+        assert_eq!(hash_kv(&dialer(), url, 1, 0, DEADLINE).await, Err(HashUnanswered::ClusterIdMismatch));
     });
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::LeaseTimeToLiveRequest;
 
-use super::world::{CLUSTER, Node, ask, members};
+use super::world::{CLUSTER, Node, ask, dialer, members};
 use crate::cluster::reconfiguration::Promotion;
 use crate::cluster::{PeerMembers, Peers};
 use crate::ids::to_hex;
@@ -21,34 +21,34 @@ async fn questions_and_answers_understand_each_other() {
     let node = Node::start(1);
     let url = node.url();
     let expected = PeerMembers { cluster_id: CLUSTER, members: members() };
-    assert_eq!(members_of(&url, DEADLINE).await, Ok(expected));
-    let versions = version_of(&url, DEADLINE).await.expect("answered");
+    assert_eq!(members_of(&dialer(), &url, DEADLINE).await, Ok(expected));
+    let versions = version_of(&dialer(), &url, DEADLINE).await.expect("answered");
     assert_eq!((versions.server.as_str(), versions.cluster.as_str()), ("3.7.1", "3.7.0"));
-    assert_eq!(downgrade_enabled(&url, DEADLINE).await, Ok(true));
+    assert_eq!(downgrade_enabled(&dialer(), &url, DEADLINE).await, Ok(true));
 
-    let by_text = HttpPeers;
+    let by_text = HttpPeers::default();
     assert_eq!(by_text.versions_of(url.as_str(), DEADLINE).await, Ok(versions));
     assert_eq!(by_text.members_of(url.as_str(), DEADLINE).await.map(|members| members.cluster_id), Ok(CLUSTER));
     assert_eq!(by_text.downgrade_enabled_of(url.as_str(), DEADLINE).await, Ok(true));
     assert!(by_text.versions_of("nonsense", DEADLINE).await.is_err());
 
-    assert_eq!(promote(&url, 3, Some("token"), DEADLINE).await, Ok(Promotion::Done(members())));
-    let refused = async |id| match promote(&url, id, None, DEADLINE).await {
+    assert_eq!(promote(&dialer(), &url, 3, Some("token"), DEADLINE).await, Ok(Promotion::Done(members())));
+    let refused = async |id| match promote(&dialer(), &url, id, None, DEADLINE).await {
         Ok(Promotion::Refused(error)) => error,
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(1).await, EtcdError::MemberNotLearner);
     assert_eq!(refused(4).await, EtcdError::LearnerNotReady);
     assert_eq!(refused(99).await, EtcdError::MemberNotFound);
-    let unknown = promote(&url, 3, None, DEADLINE).await.expect("answered");
+    let unknown = promote(&dialer(), &url, 3, None, DEADLINE).await.expect("answered");
     assert!(matches!(unknown, Promotion::Unknown(text) if text.contains("Internal Server Error")));
 
-    let hash = hash_kv(&url, CLUSTER, 5, DEADLINE).await.expect("answered");
+    let hash = hash_kv(&dialer(), &url, CLUSTER, 5, DEADLINE).await.expect("answered");
     assert_eq!((hash.hash, hash.hash_revision, hash.compact_revision), (0xdead_beef, 5, 0));
     assert_eq!(hash.header.map(|header| header.revision), Some(9));
-    assert_eq!(hash_kv(&url, CLUSTER, 1, DEADLINE).await, Err(HashUnanswered::Compacted));
-    assert_eq!(hash_kv(&url, CLUSTER, 1000, DEADLINE).await, Err(HashUnanswered::FutureRevision));
-    assert_eq!(hash_kv(&url, 1, 5, DEADLINE).await, Err(HashUnanswered::ClusterIdMismatch));
+    assert_eq!(hash_kv(&dialer(), &url, CLUSTER, 1, DEADLINE).await, Err(HashUnanswered::Compacted));
+    assert_eq!(hash_kv(&dialer(), &url, CLUSTER, 1000, DEADLINE).await, Err(HashUnanswered::FutureRevision));
+    assert_eq!(hash_kv(&dialer(), &url, 1, 5, DEADLINE).await, Err(HashUnanswered::ClusterIdMismatch));
 }
 
 #[tokio::test]
@@ -56,21 +56,21 @@ async fn leases_are_asked_for_at_one_url_after_another() {
     let node = Node::start(1);
     let dead = Url::parse("http://127.0.0.1:1").expect("a URL");
     let urls = [dead.clone(), node.url()];
-    assert_eq!(renew_lease(&urls, 7, DEADLINE).await, Ok(60));
+    assert_eq!(renew_lease(&dialer(), &urls, 7, DEADLINE).await, Ok(60));
     let refused = |refusal| Err(LeaseUnanswered::Refused(refusal));
-    assert_eq!(renew_lease(&urls, 1, DEADLINE).await, refused(LeaseRefusal::NotFound));
-    assert_eq!(renew_lease(&urls, 8, DEADLINE).await, refused(LeaseRefusal::Timeout));
+    assert_eq!(renew_lease(&dialer(), &urls, 1, DEADLINE).await, refused(LeaseRefusal::NotFound));
+    assert_eq!(renew_lease(&dialer(), &urls, 8, DEADLINE).await, refused(LeaseRefusal::Timeout));
     let unclear = LeaseRefusal::Other("lease: unknown error(not a primary lessor)".to_owned());
-    assert_eq!(renew_lease(&urls, 9, DEADLINE).await, refused(unclear));
+    assert_eq!(renew_lease(&dialer(), &urls, 9, DEADLINE).await, refused(unclear));
     let request = LeaseTimeToLiveRequest { id: 7, keys: true };
-    let times = lease_times(&urls, request, DEADLINE).await.expect("answered");
+    let times = lease_times(&dialer(), &urls, request, DEADLINE).await.expect("answered");
     assert_eq!((times.ttl, times.granted_ttl, times.keys.len()), (42, 60, 1));
     let request = LeaseTimeToLiveRequest { id: 2, keys: false };
     assert_eq!(
-        lease_times(&urls, request, DEADLINE).await.map(drop),
+        lease_times(&dialer(), &urls, request, DEADLINE).await.map(drop),
         Err(LeaseUnanswered::Refused(LeaseRefusal::NotFound))
     );
-    assert!(matches!(renew_lease(&[dead], 7, DEADLINE).await, Err(LeaseUnanswered::Unanswered(_))));
+    assert!(matches!(renew_lease(&dialer(), &[dead], 7, DEADLINE).await, Err(LeaseUnanswered::Unanswered(_))));
 }
 
 #[tokio::test]
@@ -78,11 +78,11 @@ async fn a_silent_member_costs_the_deadline_and_no_more() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = Url::parse(&format!("http://{}", silent.local_addr().expect("an address"))).expect("a URL");
     let deadline = Duration::from_millis(50);
-    assert_eq!(members_of(&url, deadline).await, Err(Unanswered::Timeout));
+    assert_eq!(members_of(&dialer(), &url, deadline).await, Err(Unanswered::Timeout));
     drop(silent);
-    assert!(matches!(version_of(&url, DEADLINE).await, Err(Unanswered::Unreachable(_))));
+    assert!(matches!(version_of(&dialer(), &url, DEADLINE).await, Err(Unanswered::Unreachable(_))));
     let secure = Url::parse("https://127.0.0.1:1").expect("a URL");
-    assert!(matches!(version_of(&secure, DEADLINE).await, Err(Unanswered::Unreachable(_))));
+    assert!(matches!(version_of(&dialer(), &secure, DEADLINE).await, Err(Unanswered::Unreachable(_))));
 }
 
 #[test]

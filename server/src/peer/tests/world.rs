@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::cluster::versions::Versions;
 use crate::peer::contract::{HASH_COMPACTED, HASH_FUTURE};
 use crate::peer::framing::StreamKind;
-use crate::peer::{Answer, LeaseRefusal, PeerAnswers, PeerConfig, PeerEvents, PeerTransport};
+use crate::peer::{Answer, Dialer, LeaseRefusal, PeerAnswers, PeerConfig, PeerEvents, PeerTransport};
 use crate::urls::Url;
 
 pub const CLUSTER: u64 = 0x1234_5678_9abc_def0;
@@ -220,9 +220,11 @@ impl Node {
             snapshot_folder: folder.path().to_owned(),
             file_system: Arc::new(RealFileSystem),
             dial_timeout: Duration::from_secs(2),
+            dialer: Dialer::default(),
         };
         let events: Arc<Recorder> = Arc::clone(&recorder);
-        let transport = PeerTransport::start(config, vec![listener], events, Arc::new(Answers)).expect("started");
+        let transport =
+            PeerTransport::start(config, vec![(None, listener)], events, Arc::new(Answers)).expect("started");
         Node { id, transport, recorder, address, folder }
     }
 
@@ -396,4 +398,9 @@ impl Drop for Cable {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Dials without certificates.
+pub fn dialer() -> Dialer {
+    Dialer::default()
 }
