@@ -1,55 +1,51 @@
-//! TLS against a real etcd that wants client certificates: trusted, by another name, not trusted, not checked. The
-//! certificates are made by `openssl` for the test.
+//! TLS against servers that want client certificates, Kvorum and a real etcd: trusted, by another name, not trusted, not
+//! checked, renewed.
 
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kvorum_client::{Client, Code, Config, ErrorKind, Tls};
+use kvorum_interop::certificates::{Authority, Wanted, write, write_pair};
 use kvorum_interop::process::{Kind, Member};
 use kvorum_interop::tools;
+use kvorum_server::config::{Command, parse};
+use kvorum_server::start::{Running, start};
 
-/// Makes an authority, a certificate of it for localhost, and one for a client.
-fn certificates(folder: &Path) -> Result<(), String> {
-    let path = |name: &str| folder.join(name).display().to_string();
-    let make = |name: &str, subject: &str, more: &[&str]| {
-        let mut command = Command::new("openssl");
-        command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
-        command.args([
-            "-subj",
-            subject,
-            "-keyout",
-            &path(&format!("{name}.key")),
-            "-out",
-            &path(&format!("{name}.crt")),
-        ]);
-        tools::run(command.args(more)).map(drop)
-    };
-    let (ca, key) = (path("ca.crt"), path("ca.key"));
-    let signed = ["-CA", &ca, "-CAkey", &key, "-addext", "basicConstraints=critical,CA:FALSE"];
-    make("ca", "/CN=authority", &[])?;
-    let names = ["-addext", "subjectAltName=DNS:localhost,DNS:etcd.test,IP:127.0.0.1"];
-    make("server", "/CN=server", &[&signed[..], &names].concat())?;
-    make("client", "/CN=client", &signed)?;
-    make("stranger", "/CN=stranger", &[])
+/// How long a client tries that is refused each time.
+const REFUSED: Duration = Duration::from_millis(500);
+
+enum Server {
+    Kvorum(#[allow(dead_code)] Box<Running>),
+    Etcd(#[allow(dead_code)] Member),
 }
 
 struct Secured {
-    _member: Member,
+    _server: Server,
     folder: tempfile::TempDir,
+    authority: Authority,
     port: u16,
 }
 
+/// Both servers, or the one that there is.
+fn servers() -> Vec<Secured> {
+    let etcd = tools::or_skip(tools::etcd());
+    std::iter::once(None).chain(etcd.map(Some)).map(Secured::start).collect()
+}
+
 impl Secured {
-    fn start() -> Option<Secured> {
-        let openssl = Command::new("openssl").arg("version").output();
-        tools::or_skip(openssl.map_err(|_| "openssl not installed".to_owned()))?;
-        let binary = tools::or_skip(tools::released("etcd"))?;
+    /// Kvorum, or another program.
+    fn start(program: Option<PathBuf>) -> Secured {
         let folder = tempfile::tempdir().unwrap();
-        certificates(folder.path()).unwrap();
+        let (authority, stranger) = (Authority::new("authority"), Authority::new("stranger"));
+        write(folder.path(), "ca.crt", authority.pem());
+        write(folder.path(), "stranger-ca.crt", stranger.pem());
+        let names = &["localhost", "etcd.test", "127.0.0.1"];
+        write_pair(folder.path(), "server", &authority.issue(Wanted { names, ..Wanted::default() }));
+        write_pair(folder.path(), "client", &authority.issue(Wanted::default()));
+        write_pair(folder.path(), "stranger", &stranger.issue(Wanted::default()));
         let port = kvorum_interop::ports::free_port();
         let url = format!("https://127.0.0.1:{port}");
         let file = |name: &str| folder.path().join(name).display().to_string();
@@ -62,13 +58,28 @@ impl Secured {
             format!("--trusted-ca-file={}", file("ca.crt")),
             "--client-cert-auth".to_owned(),
         ];
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let member = Member::start(Kind::Server, &binary, &flags).unwrap();
-        Some(Secured { _member: member, folder, port })
+        let server = match program {
+            Some(program) => {
+                let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+                Server::Etcd(Member::start(Kind::Server, &program, &flags).unwrap())
+            }
+            None => {
+                let mut arguments = flags.to_vec();
+                arguments.push(format!("--data-dir={}", file("data")));
+                arguments.push("--listen-peer-urls=http://127.0.0.1:0".to_owned());
+                let Ok(Command::Serve { config, .. }) = parse(&arguments, &[]) else { panic!("{arguments:?}") };
+                Server::Kvorum(start(&config).unwrap().into())
+            }
+        };
+        Secured { _server: server, folder, authority, port }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     fn read(&self, name: &str) -> Vec<u8> {
-        fs::read(PathBuf::from(self.folder.path()).join(name)).unwrap()
+        fs::read(self.path(name)).unwrap()
     }
 
     fn identified(&self) -> Tls {
@@ -82,7 +93,12 @@ impl Secured {
 
 #[tokio::test]
 async fn certificates_are_checked() {
-    let Some(server) = Secured::start() else { return };
+    for server in servers() {
+        check_certificates(&server).await;
+    }
+}
+
+async fn check_certificates(server: &Secured) {
     let trusting = || server.identified().ca_pem(server.read("ca.crt"));
     for host in ["localhost", "127.0.0.1"] {
         let client = Client::connect_with(server.config(host).tls(trusting()).unwrap()).await.unwrap();
@@ -98,14 +114,60 @@ async fn certificates_are_checked() {
     Client::connect_with(server.config("127.0.0.1").tls(unchecked).unwrap()).await.unwrap();
 
     let misnamed = trusting().server_name("other.test");
-    let untrusted = server.identified().ca_pem(server.read("stranger.crt"));
+    let untrusted = server.identified().ca_pem(server.read("stranger-ca.crt"));
     let anonymous = Tls::new().ca_pem(server.read("ca.crt"));
     let stranger = anonymous.clone().identity_pem(server.read("stranger.crt"), server.read("stranger.key"));
     for tls in [misnamed, untrusted, anonymous, stranger] {
-        let error = Client::connect_with(server.config("localhost").tls(tls).unwrap()).await.err().unwrap();
+        let config = server.config("localhost").dial_timeout(REFUSED).tls(tls).unwrap();
+        let error = Client::connect_with(config).await.err().unwrap();
         assert_eq!(error.code(), Code::DeadlineExceeded);
         assert!(error.text().contains("localhost"), "{error}");
     }
+}
+
+/// A renewed certificate is shown, and a new authority believed, without a new client.
+#[tokio::test]
+async fn files_are_read_again_for_every_connection() {
+    let server = Secured::start(None);
+    let tls =
+        Tls::new().ca_file(server.path("ca.crt")).identity_files(server.path("client.crt"), server.path("client.key"));
+    // Each client of this configuration makes a connection of its own, as one does that lost its connection.
+    let config = server.config("localhost").tls(tls).unwrap();
+    Client::connect_with(config.clone()).await.unwrap().put("a", "1").await.unwrap();
+    let expired = server.authority.issue(Wanted { years: (2000, 2001), ..Wanted::default() });
+    write_pair(server.folder.path(), "client", &expired);
+    let refused = config.clone().dial_timeout(REFUSED);
+    Client::connect_with(refused.clone()).await.err().expect("the expired certificate is shown");
+    write_pair(server.folder.path(), "client", &server.authority.issue(Wanted::default()));
+    Client::connect_with(config.clone()).await.unwrap();
+    write(server.folder.path(), "ca.crt", server.read("stranger-ca.crt"));
+    Client::connect_with(refused.clone()).await.err().expect("another authority is believed");
+    fs::remove_file(server.path("ca.crt")).unwrap();
+    let error = Client::connect_with(refused).await.err().unwrap();
+    assert!(error.text().contains("ca.crt"), "{error}");
+}
+
+/// What `openssl req -x509` makes is an authority; Go's clients take it for a server's certificate where it is trusted.
+#[tokio::test]
+async fn a_server_may_be_trusted_by_its_own_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "--auto-tls".to_owned(),
+        format!("--data-dir={}", folder.path().display()),
+        "--listen-client-urls=https://127.0.0.1:0".to_owned(),
+        "--advertise-client-urls=https://127.0.0.1:0".to_owned(),
+        "--listen-peer-urls=http://127.0.0.1:0".to_owned(),
+    ];
+    let Ok(Command::Serve { config, .. }) = parse(&arguments, &[]) else { panic!("{arguments:?}") };
+    let member = start(&config).unwrap();
+    let own = folder.path().join("fixtures/client/cert.pem");
+    let config = |url: String, tls: Tls| Config::new([url]).dial_timeout(Duration::from_secs(2)).tls(tls).unwrap();
+    let url = member.client_url();
+    let client = Client::connect_with(config(url.clone(), Tls::new().ca_file(&own))).await.unwrap();
+    client.put("a", "1").await.unwrap();
+    let other_host = url.replace("127.0.0.1", "localhost");
+    let refused = config(other_host, Tls::new().ca_file(&own)).dial_timeout(REFUSED);
+    Client::connect_with(refused).await.err().expect("not for this host");
 }
 
 #[test]
@@ -118,6 +180,25 @@ fn what_cannot_work_is_refused() {
     ] {
         let error = Config::default().tls(tls).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let secret =
+        write(folder.path(), "broken.key", "-----BEGIN PRIVATE KEY-----\nsecret!\n-----END PRIVATE KEY-----\n");
+    let authority = Authority::new("authority");
+    let (certificate, key) = write_pair(folder.path(), "client", &authority.issue(Wanted::default()));
+    let other = authority.issue(Wanted::default()).key;
+    for (tls, named) in [
+        (Tls::new().ca_file("/none/ca.crt"), "/none/ca.crt"),
+        (Tls::new().insecure_skip_verify().identity_files("/none/client.crt", &key), "/none/client.crt"),
+        (Tls::new().insecure_skip_verify().identity_files(&certificate, "/none/client.key"), "/none/client.key"),
+        (Tls::new().insecure_skip_verify().identity_files(&certificate, &secret), "broken.key"),
+        (
+            Tls::new().insecure_skip_verify().identity_files(&certificate, write(folder.path(), "other.key", other)),
+            "client.crt",
+        ),
+    ] {
+        let error = Config::default().tls(tls).err().unwrap().to_string();
+        assert!(error.contains(named) && !error.contains("secret!"), "{error}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let error = runtime.block_on(Client::connect(["https://localhost:2379"])).err().unwrap();
