@@ -188,7 +188,12 @@ impl Values {
         self.values.get(name).expect("every flag that the program asks for is in the table")
     }
 
-    fn set(&mut self, flag: &'static Flag, text: &str) -> Result<(), String> {
+    /// Takes the default for something that was given.
+    pub fn keep_default(&mut self, name: &'static str) {
+        self.given.insert(name);
+    }
+
+    pub fn set(&mut self, flag: &'static Flag, text: &str) -> Result<(), String> {
         let old = self.values.get(flag.name).expect("defaults cover the table");
         let value = parse_value(flag, text, old)?;
         self.values.insert(flag.name, value);

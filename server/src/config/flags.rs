@@ -209,7 +209,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("wal-segment-bytes", K::Unsigned, "64000000", Real, G::Own, "Size at which a file of the write-ahead log is left for the next one."),
     flag("connection-threads", K::Unsigned, "0", Real, G::Own, "Threads that serve connections (0: one for every core)."),
 
-    flag("config-file", K::Text, "", DefaultOnly, G::Hidden, "Configuration file."),
+    flag("config-file", K::Text, "", Real, G::Hidden, "Configuration file."),
     flag("version", K::Bool, "false", Real, G::Hidden, "Print the version and stop."),
     ignored("cluster-active-size"),
     ignored("cluster-remove-delay"),

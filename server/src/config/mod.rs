@@ -1,15 +1,18 @@
-//! What an operator asked for: the command line and the `ETCD_*` variables, with etcd 3.7.1's flags, defaults, checks
+//! What an operator asked for: the command line and the `ETCD_*` variables, or a file, with etcd 3.7.1's flags, defaults, checks
 //! and messages. A flag of etcd's that has no effect yet is accepted at its default and otherwise refused by name.
 //!
-//! Nothing here opens a file or a socket or starts anything; `Config::bootstrap` may resolve host names.
+//! Nothing here opens a file but the one of `--config-file`, or a socket, or starts anything; `Config::bootstrap` may
+//! resolve host names.
 
 mod arguments;
 mod describe;
+mod file;
 mod flags;
 mod gates;
 pub mod go;
 mod help;
 mod tls;
+mod yaml;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -229,9 +232,10 @@ pub fn parse(arguments: &[String], environment: &[(String, String)]) -> Result<C
     if values.bool("version") {
         return Ok(Command::Version);
     }
-    let config_file_variable = environment.iter().any(|(name, value)| name == "ETCD_CONFIG_FILE" && !value.is_empty());
-    if !values.text("config-file").is_empty() || config_file_variable {
-        return Err(Failure::refused(format!("--config-file {NOT_YET}"), notices));
+    let variable = environment.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE").map(|(_, value)| value.clone());
+    let config_file = Some(values.text("config-file")).filter(|path| !path.is_empty()).or(variable);
+    if let Some(path) = config_file.filter(|path| !path.is_empty()) {
+        return parse_file(&path, notices);
     }
     let mut environment = environment.to_vec();
     environment.retain(|(name, value)| {
@@ -243,16 +247,39 @@ pub fn parse(arguments: &[String], environment: &[(String, String)]) -> Result<C
         !special
     });
     values.read_environment(&environment, &mut notices)?;
+    finish(&values, file::Extras::default(), notices)
+}
 
+/// Follows a configuration file and nothing else.
+fn parse_file(path: &str, mut notices: Vec<Notice>) -> Result<Command, Failure> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => return Err(Failure::refused(format!("{path}: {error}"), notices)),
+    };
+    let mut values = Values::defaults();
+    let extras = match file::read(&text, &mut values, &mut notices) {
+        Ok(extras) => extras,
+        Err(reason) => return Err(Failure::refused(format!("{path}: {reason}"), notices)),
+    };
+    notices.push(Notice::new(
+        Level::Info,
+        "loaded server configuration, other configuration command line flags and environment variables will be ignored \
+         if provided",
+        vec![("path", LogValue::text(path))],
+    ));
+    finish(&values, extras, notices)
+}
+
+fn finish(values: &Values, extras: file::Extras, mut notices: Vec<Notice>) -> Result<Command, Failure> {
     let mut log = LogConfig::default();
-    let checked = log_config(&values).and_then(|configured| {
+    let checked = log_config(values).and_then(|configured| {
         log = configured;
-        Config::from_values(&values, log.clone())
+        Config::from_values(values, extras, log.clone())
     });
-    notices.extend(deprecations(&values));
+    notices.extend(deprecations(values));
     match checked {
         Ok(config) => {
-            notices.extend(config.notices(&values));
+            notices.extend(config.notices(values));
             Ok(Command::Serve { config: Box::new(config), notices })
         }
         Err(failure) => Err(Failure::Refused { message: failure.0, notices, log }),
@@ -372,13 +399,13 @@ fn refuse_unsupported(values: &Values) -> Result<(), ConfigError> {
 
 impl Default for Config {
     fn default() -> Config {
-        Config::from_values(&Values::defaults(), LogConfig::default())
+        Config::from_values(&Values::defaults(), file::Extras::default(), LogConfig::default())
             .expect("the defaults make sense; a test checks them")
     }
 }
 
 impl Config {
-    fn from_values(values: &Values, log: LogConfig) -> Result<Config, ConfigError> {
+    fn from_values(values: &Values, extras: file::Extras, log: LogConfig) -> Result<Config, ConfigError> {
         let seconds = Duration::from_secs;
         let milliseconds = Duration::from_millis;
         let name = values.text("name");
@@ -403,13 +430,15 @@ impl Config {
             negative if negative < 0 => None,
             bytes => Some(bytes.unsigned_abs()),
         };
+        let mut client_tls = tls::options(values, "")?;
+        extras.apply(&mut client_tls);
         let config = Config {
             data_dir: PathBuf::from(data_dir),
             wal_dir: (!wal_dir.is_empty()).then(|| PathBuf::from(wal_dir)),
             listen_peer_urls: values.urls("listen-peer-urls"),
             listen_client_urls: values.urls("listen-client-urls"),
             listen_metrics_urls: values.urls("listen-metrics-urls"),
-            client_tls: tls::options(values, "")?,
+            client_tls,
             peer_tls: tls::options(values, "peer-")?,
             client_auto_tls: values.bool("auto-tls"),
             peer_auto_tls: values.bool("peer-auto-tls"),

@@ -240,7 +240,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
         ("--raft-read-timeout 6s", "--raft-read-timeout"),
         ("--backend-bbolt-freelist-type array", "--backend-bbolt-freelist-type"),
         ("--memory-mlock", "--memory-mlock"),
-        ("--config-file x", "--config-file"),
         ("--log-outputs systemd/journal", "--log-outputs systemd/journal"),
         ("--feature-gates InitialCorruptCheck=true", "--feature-gates: InitialCorruptCheck=true"),
         ("--feature-gates FastLeaseKeepAlive=false", "--feature-gates: FastLeaseKeepAlive=false"),
@@ -260,7 +259,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
             "{line}: {text}"
         );
     }
-    assert!(failure_of(&[], &[("ETCD_CONFIG_FILE", "/x")]).contains("--config-file"));
     assert!(failure_of(&[], &[("ETCD_HOST_WHITELIST", "x")]).contains("--host-whitelist"));
 }
 
@@ -589,4 +587,110 @@ fn tls_comes_from_the_environment_too() {
     assert_eq!((config.client_tls, config.peer_tls), (clients, peers));
     assert!(config.client_auto_tls && config.peer_auto_tls && config.self_signed_cert_validity_years == 3);
     assert_eq!(config.listen_metrics_urls[0].as_str(), "https://127.0.0.1:1");
+}
+
+/// What a file with this text comes to.
+fn from_file(text: &str) -> Result<(Config, Vec<Notice>), String> {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), text).expect("written");
+    let path = file.path().display().to_string();
+    // Flags and variables beside it do not count.
+    let arguments = words(&format!("--name ignored --config-file {path}"));
+    match parse(&arguments, &pairs(&[("ETCD_DATA_DIR", "ignored")])) {
+        Ok(Command::Serve { config, notices }) => Ok((*config, notices)),
+        Err(Failure::Refused { message, .. }) => Err(message.replace(&path, "FILE")),
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_file_stands_in_for_flags() {
+    let text = "
+name: 'm1'
+data-dir: /d
+wal-dir:
+snapshot-count: 5
+listen-client-urls: https://127.0.0.1:1,https://127.0.0.1:2
+advertise-client-urls: https://127.0.0.1:1
+listen-peer-urls: https://127.0.0.1:3
+initial-advertise-peer-urls: https://127.0.0.1:3
+initial-cluster: m1=https://127.0.0.1:3
+listen-metrics-urls: http://127.0.0.1:4
+strict-reconfig-check: no
+backend-batch-interval: 200000000 # nanoseconds
+log-outputs: [stderr]
+quota-backend-bytes: -1
+proxy: 'off'
+client-transport-security:
+  cert-file: c
+  key-file: k
+  client-cert-file:
+  client-cert-auth: true
+  trusted-ca-file: ca
+  allowed-cn:
+  - first
+  - second
+peer-transport-security:
+  cert-file: pc
+  key-file: pk
+  trusted-ca-file: pca
+  client-cert-file: pcc
+  client-key-file: pck
+  allowed-hostname: [a, b]
+  skip-client-san-verification: true
+cipher-suites: [
+  TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+  TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+]
+tls-max-version: 'TLS1.2'
+socket-options: {reuse-port: true}
+";
+    let (config, notices) = from_file(text).expect("good");
+    let by_flags = "--name m1 --data-dir /d --snapshot-count 5 --listen-client-urls https://127.0.0.1:1,https://127.0.0.1:2 \
+        --advertise-client-urls https://127.0.0.1:1 --listen-peer-urls https://127.0.0.1:3 --initial-advertise-peer-urls \
+        https://127.0.0.1:3 --initial-cluster m1=https://127.0.0.1:3 --listen-metrics-urls http://127.0.0.1:4 \
+        --strict-reconfig-check=false --backend-batch-interval 200ms --log-outputs stderr --quota-backend-bytes -1 \
+        --cert-file c --key-file k --client-cert-auth --trusted-ca-file ca --peer-cert-file pc --peer-key-file pk \
+        --peer-trusted-ca-file pca --peer-client-cert-file pcc --peer-client-key-file pck --peer-cert-allowed-hostname a,b \
+        --peer-skip-client-san-verification --cipher-suites \
+        TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 --tls-max-version TLS1.2 \
+        --socket-reuse-port";
+    let mut expected = self::config(by_flags);
+    expected.client_tls.allowed_cns = vec!["first".to_owned(), "second".to_owned()];
+    assert_eq!(config, expected);
+    let messages: Vec<&str> = notices.iter().map(|notice| notice.message.as_str()).collect();
+    assert!(messages.contains(&"unrecognized name in the configuration file"), "{messages:?}");
+    assert!(messages[1].starts_with("loaded server configuration, other configuration"), "{messages:?}");
+    // Beside a file the default of the advertised URLs stays.
+    let (config, _) = from_file("listen-client-urls: http://127.0.0.1:1").expect("good");
+    assert_eq!(config.advertise_client_urls[0].as_str(), "http://localhost:2379");
+    let (json, _) = from_file(r#"{"name": "j", "peer-transport-security": {"auto-tls": true}}"#).expect("good");
+    assert!(json.name == "j" && json.peer_auto_tls);
+}
+
+#[test]
+fn a_file_that_makes_no_sense_is_refused_by_line() {
+    for (text, expected) in [
+        ("name: a\nname: b", "line 2: name is there twice"),
+        ("snapshot-count: '5'", "line 1: snapshot-count must be a whole number"),
+        ("backend-batch-interval: 100ms", "line 1: backend-batch-interval must be a whole number"),
+        ("pre-vote: 1", "line 1: pre-vote must be true or false"),
+        ("cipher-suites: a", "line 1: cipher-suites must be a list"),
+        (
+            "listen-client-urls: a",
+            "line 1: invalid value of listen-client-urls: URL scheme must be http, https, unix, or unixs: a",
+        ),
+        ("cert-file: a", "line 1: cert-file belongs into client-transport-security or peer-transport-security"),
+        ("peer-crl-file: a", "line 1: peer-crl-file belongs into client-transport-security or peer-transport-security"),
+        ("peer-transport-security: a", "line 1: invalid peer-transport-security"),
+        ("peer-transport-security:\n  crl-file: a", "line 2: peer-transport-security has no crl-file"),
+        ("discovery-config: {token: a}", "line 1: discovery-config is not supported by this version of Kvorum yet"),
+    ] {
+        assert_eq!(from_file(text).err().as_deref(), Some(format!("FILE: {expected}").as_str()), "{text}");
+    }
+    // What is in it is checked like flags.
+    let refused = from_file("tls-min-version: TLS1.3\ncipher-suites: [TLS_AES_128_GCM_SHA256]").err();
+    assert_eq!(refused.as_deref(), Some("cipher suites cannot be configured when only TLS1.3 is enabled"));
+    let missing = parse(&words("--config-file /none/file"), &[]).err();
+    assert!(format!("{missing:?}").contains("/none/file: No such file"), "{missing:?}");
 }
