@@ -84,7 +84,7 @@ impl Member {
             environment: Vec::new(),
             folder: Some(folder),
             client_url: free_url(),
-            peer_url: free_url(),
+            peer_url: free_peer_url(arguments.iter().copied()),
             place: None,
             child: None,
         })
@@ -95,7 +95,7 @@ impl Member {
         self.place = Some(place);
     }
 
-    /// The URL for other members, as `http://127.0.0.1:port`.
+    /// The URL for other members, as `http://127.0.0.1:port`; with https if its flags give it a certificate for them.
     pub fn peer_url(&self) -> &str {
         &self.peer_url
     }
@@ -186,7 +186,7 @@ impl Member {
                     }
                     self.client_url = free_url();
                     if self.child.is_none() {
-                        self.peer_url = free_url();
+                        self.peer_url = free_peer_url(self.arguments.iter().map(String::as_str));
                         fs::remove_dir_all(folder.join("data")).ok();
                     }
                 }
@@ -281,6 +281,12 @@ fn log_tail(folder: &Path) -> String {
     let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
     let lines: Vec<String> = log.lines().map(|line| line.chars().take(LOG_CHARACTERS_SHOWN).collect()).collect();
     lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+}
+
+/// With https where the flags give the member a certificate for others.
+fn free_peer_url<'a>(mut arguments: impl Iterator<Item = &'a str>) -> String {
+    let is_secure = arguments.any(|argument| argument.starts_with("--peer-cert-file") || argument == "--peer-auto-tls");
+    if is_secure { free_url().replace("http://", "https://") } else { free_url() }
 }
 
 fn free_url() -> String {
