@@ -510,7 +510,8 @@ impl Consensus {
         self.raw.mut_store().release_applied();
     }
 
-    /// Keeps at most this many applied entries in memory, for a simulation whose peers are to fall behind soon.
+    /// Keeps at most this many applied entries in memory (`--snapshot-catchup-entries`), if their bytes allow it. A peer
+    /// that lacks older ones gets them from the write-ahead log, or a database if that was purged.
     pub fn limit_log_window(&mut self, entries_max: usize) {
         self.raw.mut_store().limit(entries_max);
     }
