@@ -9,6 +9,7 @@ pub mod machine;
 mod network;
 mod persistence;
 mod snapshots;
+mod state;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -384,6 +385,7 @@ impl World {
         self.after(50 + tick, Event::CommitDue { machine, start });
         self.after(70 + tick, Event::WatchPump { machine, start });
         self.after(10, Event::CompactionStep { machine, start });
+        self.note_start(machine)?;
         let alone = self.options.members == 1;
         self.act(machine, |member, _, _| {
             if alone {
@@ -420,10 +422,17 @@ impl World {
         let Some(running) = self.machines[machine].running.as_mut() else { return Ok(()) };
         let mut turn = Turn::default();
         action(&mut running.member, now, &mut turn);
-        running
-            .member
-            .poll(now, &mut turn)
-            .map_err(|failure| Violation::new("members go on", format!("member {id:x}: {failure}")))?;
+        let (same_state, founders, reader) = (&mut self.invariants.same_state, self.founders, &running.reader);
+        let (mut compared, mut told) = (Ok(()), 0);
+        let polled = running.member.poll_each(now, &mut turn, |member, entry, turn| {
+            let events = &turn.events[told..];
+            told = turn.events.len();
+            if compared.is_ok() {
+                compared = state::compare(same_state, id, entry.index, reader, member, founders, Some(events));
+            }
+        });
+        compared?;
+        polled.map_err(|failure| Violation::new("members go on", format!("member {id:x}: {failure}")))?;
         self.follow(machine, turn)
     }
 
@@ -443,7 +452,7 @@ impl World {
         for message in turn.snapshots {
             self.send_snapshot(machine, message)?;
         }
-        self.note(machine, &turn.events)?;
+        self.note(machine)?;
         self.watch_events(machine, &turn.events);
         if turn.compaction_scheduled {
             let delay = self.random.below(50);
@@ -487,17 +496,9 @@ impl World {
     }
 
     /// Holds what a member is now against the invariants.
-    fn note(&mut self, machine: usize, events: &[kvorum_store::EventBatch]) -> Result<(), Violation> {
-        let (id, start, founders) = (self.machines[machine].id, self.machines[machine].start, self.founders);
+    fn note(&mut self, machine: usize) -> Result<(), Violation> {
+        let (id, start) = (self.machines[machine].id, self.machines[machine].start);
         let Some(running) = self.machines[machine].running.as_mut() else { return Ok(()) };
-        for batch in events {
-            let text = || batch.events.iter().map(|event| crate::convert::from_event(event).to_string()).collect();
-            let mut hasher = std::collections::hash_map::DefaultHasher::new();
-            for event in &batch.events {
-                (event.kind as u8, &event.kv[..]).hash(&mut hasher);
-            }
-            self.invariants.same_state.note_revision(id, batch.revision, hasher.finish(), text)?;
-        }
         let consensus = running.member.consensus();
         let (term, commit, applied) = (consensus.term(), consensus.commit_index(), consensus.applied_index());
         if consensus.role() == Role::Leader && !running.member.has_persists() {
@@ -519,8 +520,6 @@ impl World {
             running.checked_applied = applied;
             let revision = running.reader.revision();
             self.invariants.revisions_rise.note(id, start, applied, revision)?;
-            let state = state_text(running, founders);
-            self.invariants.same_state.note_entry(id, applied, state)?;
             self.trace("applied", machine, applied << 32 | revision.unsigned_abs());
         }
         Ok(())
@@ -606,22 +605,4 @@ fn hash_of(entry: &LogEntry) -> u64 {
     let mut hasher = std::collections::hash_map::DefaultHasher::new();
     (entry.index, entry.term, entry.kind as i32, &entry.data[..]).hash(&mut hasher);
     hasher.finish()
-}
-
-/// All that two members must agree on after the same entry, beside the keys.
-fn state_text(running: &machine::Running, founders: u64) -> String {
-    let reader = &running.reader;
-    let leases: Vec<_> =
-        reader.lease_ids().into_iter().map(|id| (id, reader.lease(id), reader.lease_keys(id))).collect();
-    let members = reader.members();
-    // While the founders' own entries are applied, a member that founds counts them already and one that joins does not.
-    let is_founded = reader.applied_index() > founders;
-    let conf_state = is_founded.then(|| running.member.consensus().conf_state());
-    format!(
-        "revision {}, compacted {}, leases {leases:?}, members {:?}, removed {:?}, conf state {conf_state:?}",
-        reader.revision(),
-        reader.compact_revision(),
-        members.members.values().map(|member| (member.id, member.is_learner)).collect::<Vec<_>>(),
-        members.removed,
-    )
 }

@@ -91,6 +91,7 @@ impl World {
         });
         let restored = restored.map_err(|error| Violation::new("members go on", format!("member {id:x}: {error}")))?;
         running.member.replace_leases(now, machine::lease_timers(checkpoint_interval, &restored));
+        self.note_start(machine)?;
         self.report.snapshots_installed += 1;
         self.trace("installed", machine, index);
         let start = self.machines[machine].start;
