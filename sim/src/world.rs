@@ -505,7 +505,7 @@ impl World {
             let consensus = &self.invariants.committed_kept;
             if self.invariants.one_leader.note(term, id)? {
                 self.report.leaders += 1;
-                consensus.check_leader(id, running.log_begins.0, |index| running.term_of(index))?;
+                consensus.check_leader(id, term, running.log_begins.0, |index| running.term_of(index))?;
             }
         }
         // While writes wait for a busy disk, what raft holds in their place is not known here; it is looked at later.
@@ -513,7 +513,7 @@ impl World {
         while !running.member.has_persists() && running.checked_commit < commit.min(known) {
             running.checked_commit += 1;
             if let Some(entry) = running.log.get(&running.checked_commit) {
-                self.invariants.committed_kept.note(id, entry.index, entry.term, hash_of(entry))?;
+                self.invariants.committed_kept.note(id, term, entry.index, entry.term, hash_of(entry))?;
             }
         }
         if applied != running.checked_applied {
