@@ -8,6 +8,7 @@ mod faults;
 pub mod machine;
 mod network;
 mod persistence;
+mod refusals;
 mod snapshots;
 mod state;
 mod watchers;
@@ -89,6 +90,8 @@ pub struct Report {
     pub revisions: usize,
     pub leaders: u64,
     pub snapshots_installed: u64,
+    /// Reports that a member's process ended, true ones and others.
+    pub gone_reports: u64,
     pub faults: BTreeMap<&'static str, u64>,
 }
 
@@ -125,6 +128,8 @@ enum Event {
     WatchPump { machine: usize, start: u64 },
     Fault,
     Restart { machine: usize },
+    Dial { machine: usize, start: u64, peer: usize },
+    Gone { machine: usize, start: u64, peer: usize },
     Heal,
     DiskRecovers { machine: usize, start: u64 },
 }
@@ -183,6 +188,7 @@ impl World {
             revisions: 0,
             leaders: 0,
             snapshots_installed: 0,
+            gone_reports: 0,
             faults: BTreeMap::new(),
         };
         let machines = founders.iter().map(|member| new_machine(member.id, &founders, &mut random, &options)).collect();
@@ -310,6 +316,11 @@ impl World {
             Event::WatchPump { machine, start } if self.is_alive(machine, start) => self.watch_pump(machine, start),
             Event::Fault => self.fault(),
             Event::Restart { machine } => self.boot(machine),
+            Event::Dial { machine, start, peer } if self.is_alive(machine, start) => {
+                self.dial(machine, peer);
+                Ok(())
+            }
+            Event::Gone { machine, start, peer } if self.is_alive(machine, start) => self.report_gone(machine, peer),
             Event::Heal => {
                 self.network.heal();
                 self.network.weather = network::Weather::FAIR;
@@ -334,6 +345,8 @@ impl World {
             | Event::CompactionStep { machine, .. }
             | Event::Arrive { machine, .. }
             | Event::RenewAgain { machine, .. }
+            | Event::Dial { machine, .. }
+            | Event::Gone { machine, .. }
             | Event::SnapshotReported { machine, .. }
             | Event::WatchPump { machine, .. } => *machine,
             Event::Deliver { message } | Event::DeliverSnapshot { message, .. } => {
@@ -386,6 +399,7 @@ impl World {
         self.after(70 + tick, Event::WatchPump { machine, start });
         self.after(10, Event::CompactionStep { machine, start });
         self.note_start(machine)?;
+        self.dial_all(machine);
         let alone = self.options.members == 1;
         self.act(machine, |member, _, _| {
             if alone {
@@ -407,6 +421,7 @@ impl World {
     fn deliver(&mut self, message: raftpb::Message) -> Result<(), Violation> {
         let Some(machine) = self.machine_of(message.to.unwrap_or(0)) else { return Ok(()) };
         let kind = message.r#type.unwrap_or(0);
+        self.heard_of(machine, message.from.unwrap_or(0));
         self.trace("message", machine, (kind as u64) << 32 | message.index.unwrap_or(0));
         self.act(machine, |member, _, turn| member.handle_message(message, turn))
     }
@@ -480,6 +495,7 @@ impl World {
 
     fn send(&mut self, machine: usize, messages: Vec<raftpb::Message>) {
         for message in messages {
+            self.answer_for_gone(machine, &message);
             let twice = self.has(Bug::ProposalSentTwice) && message.r#type == Some(raftpb::MessageType::MsgProp as i32);
             let mut delays = self.network.delays(&mut self.random, &message);
             if twice {
@@ -597,6 +613,7 @@ fn new_machine(id: u64, founders: &[BootstrapMember], random: &mut Random, optio
         segment_bytes: 1 << random.between(11, 16),
         files_kept: random.between(1, 4) as usize,
         checkpoint_interval: random.chance(500).then_some(1_000),
+        refuses_from: 0,
         forgets_tail: options.bug == Some(Bug::ForgottenTail),
     }
 }

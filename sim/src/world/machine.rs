@@ -1,7 +1,7 @@
 //! One member's machine: a disk, a backend, clocks, and the process that runs on it now and then. Starting takes the same
 //! way as the server: log, backend, and what is in the log after what the backend holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +27,7 @@ const REQUEST_TIMEOUT_MILLISECONDS: u64 = 5_000 + 2 * ELECTION_MILLISECONDS;
 const CLUSTER_ID: u64 = 77;
 pub const LOG_FOLDER: &str = "/member/wal";
 const SNAPSHOT_FOLDER: &str = "/member/snap";
+
 pub struct Machine {
     pub id: u64,
     pub disk: SimulatedFileSystem,
@@ -54,6 +55,8 @@ pub struct Machine {
     /// Log segments and snapshot files that a purge leaves.
     pub files_kept: usize,
     pub checkpoint_interval: Option<u64>,
+    /// While no process runs, its port refuses connections from this time on.
+    pub refuses_from: u64,
     pub forgets_tail: bool,
 }
 
@@ -84,6 +87,8 @@ pub struct Running {
     pub checked_commit: u64,
     pub checked_applied: u64,
     pub is_fetching: bool,
+    /// Members that it was told have ended, and has not heard of since.
+    pub gone: BTreeSet<u64>,
     pub sync_delay_max: u64,
 }
 
@@ -136,6 +141,7 @@ impl Machine {
             checked_commit,
             checked_applied: 0,
             is_fetching: false,
+            gone: BTreeSet::new(),
             sync_delay_max: 4,
         });
         Ok(())

@@ -204,6 +204,8 @@ impl World {
         let Some(running) = self.machines[machine].running.take() else { return };
         drop(running);
         self.trace("killed", machine, 0);
+        self.machines[machine].refuses_from = self.now;
+        self.streams_ended(machine);
         self.forget_watchers_of(machine);
         let delay = self.random.between(100, 4_000);
         self.after(delay, Event::Restart { machine });
@@ -217,6 +219,8 @@ impl World {
         self.kill(machine);
         let seed = self.random.number();
         self.trace("power lost", machine, seed);
+        // Silent until the machine is up, maybe after the process is.
+        self.machines[machine].refuses_from = self.now + self.random.below(2_000);
         let left = self.machines[machine].disk.crash(seed);
         self.machines[machine].disk = left;
     }
