@@ -20,7 +20,6 @@ use kvorum_api::raftpb;
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::{Member, Turn};
 use kvorum_node::{LogEntry, Role};
-use kvorum_store::memory::MemoryBackend;
 use kvorum_store::{CommitBatch, Position};
 use std::sync::Arc;
 
@@ -112,7 +111,7 @@ pub enum Waiter {
 enum Event {
     Tick { machine: usize, start: u64 },
     Deliver { message: raftpb::Message },
-    DeliverSnapshot { message: raftpb::Message, contents: Arc<MemoryBackend> },
+    DeliverSnapshot { message: raftpb::Message, database: Vec<u8> },
     SnapshotReported { machine: usize, start: u64, to: u64, arrived: bool },
     Synced { machine: usize, start: u64 },
     CommitDue { machine: usize, start: u64 },
@@ -281,7 +280,7 @@ impl World {
         match event {
             Event::Tick { machine, start } if self.is_alive(machine, start) => self.tick(machine, start),
             Event::Deliver { message } => self.deliver(message),
-            Event::DeliverSnapshot { message, contents } => self.deliver_snapshot(message, contents),
+            Event::DeliverSnapshot { message, database } => self.deliver_snapshot(message, &database),
             Event::SnapshotReported { machine, start, to, arrived } if self.is_alive(machine, start) => {
                 self.act(machine, |member, _, _| member.consensus_mut().report_snapshot(to, arrived))
             }

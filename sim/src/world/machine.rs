@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kvorum_api::raftpb;
 use kvorum_disk::wal::{HardState as WalHardState, Wal, WalMetadata, WalOptions, WalSnapshot};
-use kvorum_disk::{FileSystem, SnapDirectory, file::SimulatedFileSystem};
+use kvorum_disk::{FileSystem, SnapDirectory, create_durable_directories, file::SimulatedFileSystem, incoming};
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::Member;
 use kvorum_node::{
@@ -27,6 +27,9 @@ const REQUEST_TIMEOUT_MILLISECONDS: u64 = 5_000 + 2 * ELECTION_MILLISECONDS;
 const CLUSTER_ID: u64 = 77;
 pub const LOG_FOLDER: &str = "/member/wal";
 const SNAPSHOT_FOLDER: &str = "/member/snap";
+
+/// Databases on their way in and out.
+pub const DATABASE_FOLDER: &str = "/member/database";
 
 pub struct Machine {
     pub id: u64,
@@ -105,6 +108,9 @@ impl Machine {
         self.start += 1;
         let file_system: Arc<dyn FileSystem> = Arc::new(self.disk.clone());
         let snap = SnapDirectory::open(Arc::clone(&file_system), Path::new(SNAPSHOT_FOLDER)).map_err(text)?;
+        let databases = Path::new(DATABASE_FOLDER);
+        create_durable_directories(&*file_system, databases).map_err(text)?;
+        incoming::remove_incomplete(&*file_system, databases).map_err(text)?;
         let mut found = self.open_log(&file_system, &snap)?;
         self.staged.clear();
         let (writer, reader, restored) = self.open_store()?;

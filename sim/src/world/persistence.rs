@@ -6,6 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use kvorum_disk::wal::{self, HardState, WalEntry, WalSnapshot};
 use kvorum_disk::{DiskError, SnapshotFile};
+use kvorum_node::limits::LOG_FETCH_BYTES_MAX;
 use kvorum_node::{LogEntry, Persist, Role};
 use kvorum_store::backend::{Backend, Bucket, Operation};
 use kvorum_store::{CommitBatch, CompactionStep};
@@ -178,11 +179,15 @@ impl World {
     }
 
     pub(super) fn fetched(&mut self, machine: usize, low: u64, high: u64) -> Result<(), Violation> {
-        let running = self.running(machine);
-        running.is_fetching = false;
-        // The log may have lost them to a purge; then the peer gets a snapshot.
-        let entries: Vec<LogEntry> = running.log.range(low..high.max(low)).map(|(_, entry)| entry.clone()).collect();
-        let entries = if entries.first().is_some_and(|first| first.index == low) { entries } else { Vec::new() };
+        self.running(machine).is_fetching = false;
+        let disk = &self.machines[machine].disk;
+        let read = wal::read_entries(disk, Path::new(LOG_FOLDER), low, high, LOG_FETCH_BYTES_MAX);
+        // The log may have lost them to a purge; then the peer gets a snapshot, as it does after an error.
+        let entries: Vec<LogEntry> = read
+            .map_err(|error| error.to_string())
+            .and_then(|entries| entries.into_iter().map(LogEntry::from_message).collect())
+            .unwrap_or_default();
+        self.trace("fetched", machine, entries.len() as u64);
         self.act(machine, |member, _, _| member.consensus_mut().provide_entries(low, &entries))
     }
 
