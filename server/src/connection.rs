@@ -45,6 +45,10 @@ pub struct ConnectionConfig {
 pub enum Serves {
     /// gRPC and all pages.
     Everything,
+    /// gRPC alone: `--listen-client-urls` beside `--listen-client-http-urls`.
+    Calls,
+    /// All pages and no gRPC.
+    Pages,
     /// The pages of `--listen-metrics-urls`.
     Metrics,
 }
@@ -99,9 +103,10 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, port: Arc<Port>, confi
         (Some(tls), Preface::Tls) => serve_secured(worker, tls, stream, port.serves, config).await,
         (_, preface) => {
             let info = ConnectionInfo { serves: port.serves, is_secure: false, client_certificate_common_name: None };
-            if preface == Preface::Http2 && port.serves == Serves::Everything {
+            let has_calls = matches!(port.serves, Serves::Everything | Serves::Calls);
+            if preface == Preface::Http2 && has_calls {
                 serve_http2(worker, Stream::Plain(stream), config, info.into()).await;
-            } else {
+            } else if port.serves != Serves::Calls {
                 crate::http1_connection::serve(worker, Stream::Plain(stream), info.into()).await;
             }
         }
@@ -124,7 +129,7 @@ async fn serve_secured(
     };
     if protocol.as_deref() == Some(HTTP2) {
         serve_http2(worker, stream, config, info.into()).await;
-    } else {
+    } else if serves != Serves::Calls {
         crate::http1_connection::serve(worker, stream, info.into()).await;
     }
 }
@@ -241,7 +246,12 @@ fn begin_call(
     let content_type = request.headers().get(http::header::CONTENT_TYPE);
     let answer_type = content_type.and_then(answer_content_type);
     let is_grpc = answer_type.is_some();
-    if info.serves == Serves::Metrics || (info.is_secure && !is_grpc) {
+    let is_page = match info.serves {
+        Serves::Everything => info.is_secure && !is_grpc,
+        Serves::Calls => false,
+        Serves::Pages | Serves::Metrics => true,
+    };
+    if is_page {
         return pages::begin(worker, info, request, respond);
     }
     let (head, body) = request.into_parts();

@@ -21,7 +21,7 @@ pub async fn page(worker: &Rc<Worker>, info: &ConnectionInfo, method: &Method, t
     let source = MemberHealth::new(worker);
     let metrics = &worker.core.metrics;
     match info.serves {
-        Serves::Everything => http1::respond(&source, metrics, method, target).await,
+        Serves::Everything | Serves::Calls | Serves::Pages => http1::respond(&source, metrics, method, target).await,
         Serves::Metrics => http1::respond_to_metrics_port(&source, metrics, method, target).await,
     }
 }

@@ -22,9 +22,11 @@ const METRICS_CHECKS: Checks = Checks { endpoint: "client", addresses: true, pro
 pub struct Ports {
     /// The URLs of clients, with the ports that were found where 0 was asked for.
     pub client_urls: Vec<Url>,
+    /// The URLs of clients that do not speak gRPC, likewise.
+    pub client_http_urls: Vec<Url>,
     /// The URLs of metrics, likewise.
     pub metrics_urls: Vec<Url>,
-    /// For clients, and for metrics.
+    /// For clients of both kinds, and for metrics.
     pub clients: Vec<(Arc<Port>, TcpListener)>,
     pub peers: Vec<(Option<Arc<IncomingTls>>, TcpListener)>,
     pub dialer: Dialer,
@@ -35,30 +37,35 @@ impl Ports {
     pub fn open(config: &Config) -> Result<Self, StartError> {
         let client_listeners = listen(&config.listen_client_urls, config)?;
         let peer_listeners = listen(&config.listen_peer_urls, config)?;
+        let http_listeners = listen(&config.listen_client_http_urls, config)?;
         let metrics_listeners = listen(&config.listen_metrics_urls, config)?;
         let client_options = client_options(config)?;
         let peer_options = peer_options(config)?;
-        let secured = |options: &TlsOptions, checks, listeners: &[Listener]| {
-            let is_used = listeners.iter().any(|listener| listener.secure);
+        let secured = |options: &TlsOptions, checks, listeners: &[&[Listener]]| {
+            let is_used = listeners.iter().any(|listeners| listeners.iter().any(|listener| listener.secure));
             let tls = is_used.then(|| IncomingTls::new(options.clone(), checks)).transpose();
             tls.map(|tls| tls.map(Arc::new)).map_err(StartError)
         };
-        let client_tls = secured(&client_options, CLIENT_CHECKS, &client_listeners)?;
-        let metrics_tls = secured(&client_options, METRICS_CHECKS, &metrics_listeners)?;
-        let peer_tls = secured(&peer_options, PEER_CHECKS, &peer_listeners)?;
-        let client_urls = client_listeners.iter().flat_map(|listener| listener.urls.clone()).collect();
-        let metrics_urls = metrics_listeners.iter().flat_map(|listener| listener.urls.clone()).collect();
+        let client_tls = secured(&client_options, CLIENT_CHECKS, &[&client_listeners, &http_listeners])?;
+        let metrics_tls = secured(&client_options, METRICS_CHECKS, &[&metrics_listeners])?;
+        let peer_tls = secured(&peer_options, PEER_CHECKS, &[&peer_listeners])?;
+        let urls = |listeners: &[Listener]| listeners.iter().flat_map(|listener| listener.urls.clone()).collect();
+        let client_urls = urls(&client_listeners);
+        let (client_http_urls, metrics_urls) = (urls(&http_listeners), urls(&metrics_listeners));
+        let calls = if http_listeners.is_empty() { Serves::Everything } else { Serves::Calls };
         let port = |listener: Listener, serves, tls: &Option<Arc<IncomingTls>>| {
             let tls = tls.clone().filter(|_| listener.secure);
             (Arc::new(Port { serves, plain: listener.plain, tls }), listener.socket)
         };
-        let clients = client_listeners.into_iter().map(|listener| port(listener, Serves::Everything, &client_tls));
+        let clients = client_listeners.into_iter().map(|listener| port(listener, calls, &client_tls));
+        let http = http_listeners.into_iter().map(|listener| port(listener, Serves::Pages, &client_tls));
         let metrics = metrics_listeners.into_iter().map(|listener| port(listener, Serves::Metrics, &metrics_tls));
         let peers = peer_listeners.into_iter();
         Ok(Self {
             client_urls,
+            client_http_urls,
             metrics_urls,
-            clients: clients.chain(metrics).collect(),
+            clients: clients.chain(http).chain(metrics).collect(),
             peers: peers.map(|peer| (peer_tls.clone().filter(|_| peer.secure), peer.socket)).collect(),
             dialer: Dialer::new(peer_options).map_err(StartError)?,
         })
@@ -71,7 +78,8 @@ fn client_options(config: &Config) -> Result<TlsOptions, StartError> {
         true => {
             let folder = config.data_dir.join("fixtures").join("client");
             let years = config.self_signed_cert_validity_years;
-            self_signed(&folder, &config.listen_client_urls, years, options).map_err(StartError)?
+            let urls = [&config.listen_client_urls[..], &config.listen_client_http_urls].concat();
+            self_signed(&folder, &urls, years, options).map_err(StartError)?
         }
         false => options.clone(),
     };

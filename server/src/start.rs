@@ -56,6 +56,7 @@ impl std::error::Error for StartError {}
 pub struct Running {
     core: Arc<Core>,
     client_urls: Vec<Url>,
+    client_http_urls: Vec<Url>,
     metrics_urls: Vec<Url>,
     raft: Option<JoinHandle<()>>,
     log: Option<JoinHandle<()>>,
@@ -76,7 +77,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
 
 /// Starts a member and returns at once; it serves when [`Running::wait_until_ready`] says so.
 pub fn begin(config: &Config) -> Result<Running, StartError> {
-    let Ports { client_urls, metrics_urls, clients, peers, dialer } = Ports::open(config)?;
+    let Ports { client_urls, client_http_urls, metrics_urls, clients, peers, dialer } = Ports::open(config)?;
     let opened = open(config, &dialer)?;
     let core = Arc::new(Core::new(
         core_config(config, &opened),
@@ -120,6 +121,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     let mut running = Running {
         core: Arc::clone(&core),
         client_urls,
+        client_http_urls,
         metrics_urls,
         raft: None,
         log: None,
@@ -144,6 +146,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         core: Arc::clone(&core),
         listeners: clients,
         client_urls: running.client_urls.clone(),
+        client_http_urls: running.client_http_urls.clone(),
         metrics_urls: running.metrics_urls.clone(),
         workers: worker_count(config),
         options: WorkerOptions::from_config(config),
@@ -219,6 +222,7 @@ pub(crate) struct Serving {
     core: Arc<Core>,
     listeners: Vec<(Arc<Port>, TcpListener)>,
     client_urls: Vec<Url>,
+    client_http_urls: Vec<Url>,
     metrics_urls: Vec<Url>,
     workers: usize,
     options: WorkerOptions,
@@ -241,8 +245,10 @@ impl Serving {
             example = %format!("etcdctl --endpoints {endpoints} put greeting hello"),
             "any etcd client can talk to this member"
         );
-        for url in &self.client_urls {
-            let (traffic, address) = ("grpc+http", url.host_port());
+        let calls = if self.client_http_urls.is_empty() { "grpc+http" } else { "grpc" };
+        let traffic = self.client_urls.iter().map(|url| (calls, url));
+        for (traffic, url) in traffic.chain(self.client_http_urls.iter().map(|url| ("http", url))) {
+            let address = url.host_port();
             if url.scheme() == Scheme::Https {
                 info!(traffic, address, "serving client traffic securely");
             } else {
@@ -261,6 +267,11 @@ impl Running {
     /// Where clients connect: the first URL listened on, with the port that was found when 0 was asked for.
     pub fn client_url(&self) -> String {
         self.client_urls[0].to_string()
+    }
+
+    /// Where everything but gRPC is, if it is apart, with the ports that were found.
+    pub fn client_http_urls(&self) -> Vec<String> {
+        self.client_http_urls.iter().map(Url::to_string).collect()
     }
 
     /// Where metrics are, besides the client URLs, with the ports that were found.

@@ -356,6 +356,45 @@ async fn ghsa_3wh4_j44w_pg92_crl_files() {
     }
 }
 
+/// Sends a call without a message over HTTP/2; gives the HTTP status.
+async fn call(caller: &Caller, address: SocketAddr) -> Result<u16, String> {
+    let caller = Caller { protocols: vec![b"h2".to_vec()], ..caller.clone() };
+    let calling = async {
+        let stream = caller.connect(address).await.map_err(|error| error.to_string())?;
+        let (client, connection) = h2::client::handshake(stream).await.map_err(|error| error.to_string())?;
+        let driver = tokio::spawn(connection);
+        let mut client = client.ready().await.map_err(|error| error.to_string())?;
+        let request = http::Request::post("https://m/etcdserverpb.KV/Range").header("content-type", "application/grpc");
+        let (response, _) = client.send_request(request.body(()).expect("a request"), true).expect("sent");
+        let status = response.await.map(|response| response.status().as_u16()).map_err(|error| error.to_string());
+        driver.abort();
+        status
+    };
+    tokio::time::timeout(Duration::from_secs(30), calling).await.expect("an answer or a refusal")
+}
+
+/// GHSA-3wh4-j44w-pg92: where pages have a port of their own, etcd once did not look at the list on the one for gRPC.
+#[tokio::test]
+async fn ghsa_3wh4_j44w_pg92_with_listen_client_http_urls() {
+    let world = World::new();
+    let (good, bad) = (world.issue("good", &[]), world.issue("bad", &[]));
+    write(world.folder.path(), "revoked.crl", world.authority.revoke(&[bad.serial]).0);
+    let urls = "--listen-client-http-urls https://127.0.0.1:0,http://localhost:0";
+    let flags =
+        format!("{} --client-cert-auth --trusted-ca-file @/ca.crt --client-crl-file @/revoked.crl {urls}", pair(""));
+    let member = world.start(&flags);
+    let (good, bad) = (Caller::showing(&good), Caller::showing(&bad));
+    let http = member.running.client_http_urls();
+    let pages = address(http.iter().find(|url| url.starts_with("https")).expect("there is one"));
+    assert_eq!(call(&good, member.client).await, Ok(200));
+    call(&bad, member.client).await.expect_err("revoked");
+    good.ask(member.client, "/health").await.expect_err("the port for gRPC has no pages");
+    good.ask(pages, "/health").await.expect("served");
+    let refusal = bad.ask(pages, "/health").await.expect_err("revoked");
+    assert!(refusal.contains("CertificateRevoked"), "{refusal}");
+    assert_eq!(call(&good, pages).await, Ok(404), "the port for pages has no gRPC");
+}
+
 #[tokio::test]
 async fn tls_versions() {
     let world = World::new();

@@ -94,7 +94,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("initial-election-tick-advance", K::Bool, "true", Real, G::Member, "Shorten the wait for the first election after a start."),
     flag("listen-peer-urls", K::Urls, "http://localhost:2380", Real, G::Member, "URLs to listen on for other members."),
     flag("listen-client-urls", K::Urls, "http://localhost:2379", Real, G::Member, "URLs to listen on for clients."),
-    flag("listen-client-http-urls", K::Urls, "", DefaultOnly, G::Member, "URLs for plain HTTP only, apart from gRPC."),
+    flag("listen-client-http-urls", K::Urls, "", Real, G::Member, "URLs for plain HTTP only; those of --listen-client-urls are for gRPC alone then."),
     flag("max-snapshots", K::Unsigned, "5", Real, G::Member, "Snapshot files to keep (0: all). Deprecated, as in etcd."),
     flag("max-wals", K::Unsigned, "5", Real, G::Member, "Log files to keep (0: all)."),
     flag("memory-mlock", K::Bool, "false", DefaultOnly, G::Member, "Keep the pages of the store in memory."),

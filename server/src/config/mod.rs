@@ -56,6 +56,8 @@ pub struct Config {
     pub listen_peer_urls: Vec<Url>,
     /// Port 0 lets the system choose.
     pub listen_client_urls: Vec<Url>,
+    /// Ports for what is not gRPC; if there are any, those of `listen_client_urls` are for gRPC alone.
+    pub listen_client_http_urls: Vec<Url>,
     /// Further ports with the pages of metrics and health alone.
     pub listen_metrics_urls: Vec<Url>,
     /// For URLs with https of clients and metrics.
@@ -437,6 +439,7 @@ impl Config {
             wal_dir: (!wal_dir.is_empty()).then(|| PathBuf::from(wal_dir)),
             listen_peer_urls: values.urls("listen-peer-urls"),
             listen_client_urls: values.urls("listen-client-urls"),
+            listen_client_http_urls: values.urls("listen-client-http-urls"),
             listen_metrics_urls: values.urls("listen-metrics-urls"),
             client_tls,
             peer_tls: tls::options(values, "peer-")?,
@@ -508,7 +511,16 @@ impl Config {
             }
             check_listen_urls(flag, listen_urls)?;
         }
+        check_listen_urls("listen-client-http-urls", &self.listen_client_http_urls)?;
         check_listen_urls("listen-metrics-urls", &self.listen_metrics_urls)?;
+        let is_for_calls = |url: &&Url| {
+            url.port() != Some(0) && self.listen_client_urls.iter().any(|other| other.host_port() == url.host_port())
+        };
+        if let Some(url) = self.listen_client_http_urls.iter().find(is_for_calls) {
+            return error(format!(
+                "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}"
+            ));
+        }
         if let Some(url) = self.initial_advertise_peer_urls.iter().find(|url| hostless(url)) {
             let all = quote(&urls::join(&self.initial_advertise_peer_urls));
             return error(format!(

@@ -230,7 +230,6 @@ fn failures_have_the_texts_of_etcd() {
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
     for (line, name) in [
-        ("--listen-client-http-urls http://127.0.0.1:1", "--listen-client-http-urls"),
         ("--metrics extensive", "--metrics"),
         ("--auth-token jwt", "--auth-token"),
         ("--enable-pprof", "--enable-pprof"),

@@ -66,7 +66,7 @@ impl Config {
                 auto: self.client_auto_tls,
                 prefix: "",
                 crl_flag: "client-crl-file",
-                urls: self.listen_client_urls.iter().chain(metrics).collect(),
+                urls: self.listen_client_urls.iter().chain(&self.listen_client_http_urls).chain(metrics).collect(),
             },
         ]
     }
@@ -89,7 +89,8 @@ impl Config {
         if has_certificate(&self.client_tls, self.client_auto_tls) {
             return Ok(());
         }
-        if let Some(url) = self.listen_client_urls.iter().find(|url| is_secure(url)) {
+        let mut client_urls = self.listen_client_urls.iter().chain(&self.listen_client_http_urls);
+        if let Some(url) = client_urls.find(|url| is_secure(url)) {
             return error(format!(
                 "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} with HTTPS scheme"
             ));
