@@ -9,8 +9,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::hpack::{self, Decoder};
+use crate::tls::{self, Socket};
 use crate::wire;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,7 +57,9 @@ pub enum Received<'a> {
 
 /// A connection on which all calls go to the same method.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Socket,
+    /// TLS may hold bytes that it was given.
+    unflushed: bool,
     /// Bytes to be sent, from `sent` on.
     output: Vec<u8>,
     sent: usize,
@@ -85,9 +89,14 @@ struct Call {
 }
 
 impl Connection {
-    pub async fn open(address: SocketAddr, path: &str) -> Result<Connection, String> {
+    /// With TLS if there is a connector.
+    pub async fn open(address: SocketAddr, path: &str, tls: Option<&TlsConnector>) -> Result<Connection, String> {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("connect to {address}: {error}"))?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let stream = match tls {
+            None => Socket::Plain(stream),
+            Some(connector) => tls::connect(connector, stream, address).await?,
+        };
         let mut output = PREFACE.to_vec();
         let mut settings = Vec::new();
         for (setting, value) in [(SETTING_ENABLE_PUSH, 0), (SETTING_INITIAL_WINDOW_SIZE, WINDOW_BYTES_MAX)] {
@@ -98,6 +107,7 @@ impl Connection {
         put_frame(&mut output, WINDOW_UPDATE, 0, 0, &(WINDOW_BYTES_MAX - WINDOW_BYTES_DEFAULT).to_be_bytes());
         Ok(Connection {
             stream,
+            unflushed: false,
             output,
             sent: 0,
             input: vec![0; READ_BUFFER_BYTES],
@@ -148,6 +158,14 @@ impl Connection {
                 Poll::Ready(Ok(written)) => self.sent += written,
                 Poll::Ready(Err(error)) => return Err(format!("send: {error}")),
             }
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(context) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(flushed) => flushed.map_err(|error| format!("send: {error}"))?,
+            }
+            self.unflushed = false;
         }
         self.output.clear();
         self.sent = 0;

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::task::{JoinSet, LocalSet};
+use tokio_rustls::TlsConnector;
 
 use crate::control::Control;
 use crate::histogram::Histogram;
@@ -46,6 +47,8 @@ pub struct Load {
     pub streams: usize,
     /// Makes the source of the connection of that number.
     pub source: Box<dyn Fn(usize) -> Box<dyn Source> + Send>,
+    /// Over TLS, if there is one.
+    pub tls: Option<TlsConnector>,
 }
 
 /// What came back while recording.
@@ -70,7 +73,13 @@ impl Load {
             for (number, address) in (0..self.connections).zip(addresses.iter().copied().cycle()) {
                 let source = (self.source)(number);
                 let calls = Loop::new(source, self.streams);
-                connections.spawn_local(calls.run(address, self.path, control.clone(), tally.clone()));
+                connections.spawn_local(calls.run(
+                    address,
+                    self.path,
+                    self.tls.clone(),
+                    control.clone(),
+                    tally.clone(),
+                ));
             }
             while let Some(ended) = connections.join_next().await {
                 ended.map_err(|error| error.to_string())??;
@@ -136,10 +145,11 @@ impl Loop {
         mut self,
         address: SocketAddr,
         path: &str,
+        tls: Option<TlsConnector>,
         control: Arc<Control>,
         tally: Rc<RefCell<Tally>>,
     ) -> Result<(), String> {
-        let mut connection = Connection::open(address, path).await?;
+        let mut connection = Connection::open(address, path, tls.as_ref()).await?;
         poll_fn(|context| self.turn(context, &mut connection, &control, &tally)).await
     }
 

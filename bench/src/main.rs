@@ -24,6 +24,7 @@ mod report;
 mod requests;
 mod server;
 mod streams;
+mod tls;
 mod trial;
 mod wire;
 

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio_rustls::TlsConnector;
+
+use crate::tls::Files;
 
 /// etcd's words when it begins to serve; Kvorum says the same, and so does the floor.
 pub const READY_LINE: &str = "ready to serve client requests";
@@ -73,6 +76,8 @@ pub struct Server {
     program: Program,
     child: Option<Child>,
     placement: Placement,
+    /// Clients speak TLS if there are files for it.
+    tls: Option<Files>,
     folder: TempDir,
 }
 
@@ -91,6 +96,17 @@ impl Server {
         Ok(server)
     }
 
+    /// As [`Self::start`], with TLS for clients; and what connects to it.
+    pub fn start_with_tls(program: &Program, parent: &Path) -> Result<(Server, TlsConnector), String> {
+        let placement = Placement::of_cluster(1)?.remove(0);
+        let mut server = Server::place(program, parent, placement)?;
+        let files = Files::make(server.folder.path())?;
+        let connector = files.connector()?;
+        server.tls = Some(files);
+        server.resume()?;
+        Ok((server, connector))
+    }
+
     /// A server that is to be started, on an empty folder below `parent`.
     pub fn place(program: &Program, parent: &Path, placement: Placement) -> Result<Server, String> {
         std::fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
@@ -98,7 +114,7 @@ impl Server {
             .prefix("kvorum-bench-")
             .tempdir_in(parent)
             .map_err(|error| format!("temporary folder in {}: {error}", parent.display()))?;
-        Ok(Server { program: program.clone(), child: None, placement, folder })
+        Ok(Server { program: program.clone(), child: None, placement, tls: None, folder })
     }
 
     /// Starts the stopped server on the data it left; returns the time until it said that it is ready.
@@ -165,7 +181,8 @@ impl Server {
             command.args(["floor", "--listen", &placement.client.to_string()]);
             return command;
         }
-        let client = format!("http://{}", placement.client);
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://{}", placement.client);
         let peer = format!("http://{}", placement.peer);
         command
             .arg("--data-dir")
@@ -176,6 +193,9 @@ impl Server {
             .args(["--initial-cluster", &placement.initial_cluster])
             // The quota would end the fills of the large cases; it is the same for both.
             .args(["--quota-backend-bytes", "8589934592"]);
+        if let Some(files) = &self.tls {
+            command.arg("--cert-file").arg(&files.certificate).arg("--key-file").arg(&files.key);
+        }
         command
     }
 }

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio_rustls::TlsConnector;
 
 use crate::control::Control;
 use crate::figures::{Figure, Row};
@@ -52,6 +53,11 @@ impl Trial {
     /// A fresh server without data.
     pub fn start(&self) -> Result<Server, String> {
         Server::start(&self.program, &self.folder)
+    }
+
+    /// The same with TLS for clients, and what connects to it.
+    pub fn start_with_tls(&self) -> Result<(Server, TlsConnector), String> {
+        Server::start_with_tls(&self.program, &self.folder)
     }
 
     /// Runs `loads` together: a while unrecorded, then the time of the trial.

@@ -15,6 +15,7 @@ mod range_memory;
 mod range_one;
 mod range_thousand;
 mod read_under_write;
+mod tls;
 mod txn;
 mod txn_history;
 mod watch_fan_out;
@@ -51,6 +52,8 @@ pub const ALL: &[Case] = &[
     watch_fan_out::CASE,
     watch_many::CASE,
     keepalive::CASE,
+    tls::PUT,
+    tls::RANGE_ONE,
     many_keys::CASE,
     compaction::CASE,
     catch_up::CASE,
