@@ -70,6 +70,7 @@ mod backoff;
 mod buffer;
 mod login;
 mod method;
+mod streaming;
 
 pub use auth::{Auth, Permission};
 pub use client::Client;
