@@ -132,12 +132,7 @@ impl Unframer {
 /// The request line and headers of a call.
 pub fn request(head: &CallHead, endpoint: &Endpoint) -> Result<Request<()>, Failure> {
     let never = |text: String| Failure::new(Code::InvalidArgument, text, Sent::Never);
-    let uri = http::Uri::builder()
-        .scheme(endpoint.scheme())
-        .authority(endpoint.authority())
-        .path_and_query(head.path)
-        .build()
-        .map_err(|error| never(format!("{}: {error}", endpoint.name())))?;
+    let uri = endpoint.uri(head.path).map_err(|error| never(format!("{}: {error}", endpoint.name())))?;
     let mut request = Request::new(());
     *request.method_mut() = http::Method::POST;
     *request.version_mut() = http::Version::HTTP_2;
@@ -167,9 +162,12 @@ pub fn request(head: &CallHead, endpoint: &Endpoint) -> Result<Request<()>, Fail
     Ok(request)
 }
 
-/// gRPC's timeout: at most eight digits and a unit.
+/// gRPC's timeout: at most eight digits and a unit. It is rounded up by a hundredth at most, since the client keeps its
+/// deadline itself: so calls of the same timeout say the same, which header compression makes one byte of.
 fn timeout_text(left: Duration) -> String {
     let micros = left.as_micros().max(1);
+    let step = 10_u128.pow((micros.ilog10()).saturating_sub(2)).max(1);
+    let micros = micros.div_ceil(step) * step;
     match micros {
         0..=99_999_999 => format!("{micros}u"),
         100_000_000..=99_999_999_999 => format!("{}m", micros.div_ceil(1000)),
@@ -292,6 +290,8 @@ mod tests {
         assert_eq!(percent_decoded("gr%C3%BC%C3%9Fe".as_bytes()), "gr\u{fc}\u{df}e");
         assert_eq!(timeout_text(Duration::ZERO), "1u");
         assert_eq!(timeout_text(Duration::from_secs(5)), "5000000u");
+        assert_eq!(timeout_text(Duration::from_micros(4_999_873)), "5000000u");
+        assert_eq!(timeout_text(Duration::from_micros(1_234)), "1240u");
         assert_eq!(timeout_text(Duration::from_secs(1000)), "1000000m");
         assert_eq!(timeout_text(Duration::MAX), "99999999S");
     }

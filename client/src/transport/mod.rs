@@ -34,6 +34,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Everything about a call besides its messages.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct CallHead {
     /// "/package.Service/Method".
     pub path: &'static str,
@@ -45,6 +46,9 @@ pub struct CallHead {
     pub deadline: Option<Instant>,
     /// Asks this endpoint and no other.
     pub endpoint: Option<Arc<str>>,
+    /// The caller would rather ask another member than wait for one that says nothing: executing the call twice does no
+    /// harm.
+    pub may_move: bool,
 }
 
 /// Whether a request that failed may have been executed.
@@ -93,6 +97,11 @@ pub trait Transport: Send + Sync + 'static {
 
     /// The endpoints in use.
     fn endpoints(&self) -> Vec<String>;
+
+    /// How many endpoints are in use. It is asked for by every call.
+    fn endpoint_count(&self) -> usize {
+        self.endpoints().len()
+    }
 
     /// Replaces the endpoints. Streams that are open on others go on.
     ///
