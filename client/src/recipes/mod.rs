@@ -2,6 +2,7 @@
 //! programs in both languages can share locks and elections.
 
 pub mod election;
+pub mod listing;
 pub mod mirror;
 pub mod mutex;
 pub mod namespace;
