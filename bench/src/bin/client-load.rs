@@ -51,7 +51,7 @@ fn key(number: usize) -> String {
 
 fn put(client: &Client, number: usize) -> Pin<Box<dyn Future<Output = Outcome> + Send + '_>> {
     Box::pin(async move {
-        client.put(key(number), &[b'v'; VALUE_BYTES]).await?;
+        client.put(key(number), [b'v'; VALUE_BYTES]).await?;
         Ok(())
     })
 }
