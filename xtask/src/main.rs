@@ -9,6 +9,7 @@ mod dependencies;
 mod faults;
 mod map;
 mod mixed;
+mod readme;
 mod simulate;
 
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask <command>
 
 commands:
-  check            what CI runs: generated code, map, dependency policy, format, lints, tests
+  check            what CI runs: generated code, map, README's twin, dependency policy, format, lints, tests
   codegen          regenerate api/src/generated from api/proto
   codegen --check  fail if the generated files are not what codegen would write
   compare --etcd PATH [--kvorum PATH] [--only CASE,...] [--seconds N] [--runs N] [--keys N] [--markdown]
