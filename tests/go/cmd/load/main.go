@@ -176,7 +176,7 @@ func watch(client *clientv3.Client, length time.Duration, watches int) error {
 
 // failover makes one request at a time while members die, and says how long nothing succeeded at most.
 func failover(request call, length time.Duration) error {
-	for number := range 1000 {
+	for number := range 100 {
 		if err := request(number); err != nil {
 			return err
 		}
