@@ -125,7 +125,7 @@ async fn ten_thousand_leases(world: World) {
     let client = world.client.with_timeout(crate::world::LONG);
     let mut ids = Vec::new();
     while ids.len() < LEASES {
-        let grants = (0..500).map(|_| client.lease().grant(30).into_future());
+        let grants = (0..500).map(|_| client.lease().grant(600).into_future());
         ids.extend(futures_util::future::try_join_all(grants).await.unwrap().into_iter().map(|granted| granted.id));
     }
     let lease = Lease::new(client.connection());
