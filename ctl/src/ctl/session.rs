@@ -1,0 +1,76 @@
+//! What a command works with: a client of the cluster, a printer and the settings, on a runtime that lives as long as the
+//! command.
+
+use std::time::Duration;
+
+use kvorum_client::{Client, Error, ErrorKind};
+
+use super::global::Settings;
+use super::output::Printer;
+use crate::command::{EXIT_BAD_ARGUMENTS, EXIT_BAD_CONNECTION, EXIT_ERROR, Failure, Parsed};
+
+/// A command's view of the cluster.
+pub struct Session {
+    /// Its calls take as long as `--command-timeout` says.
+    pub client: Client,
+    pub printer: Printer,
+    #[allow(dead_code)]
+    pub settings: Settings,
+}
+
+/// Runs a command with a client. The client connects while it is used; a login is done before.
+///
+/// # Errors
+/// What is wrong with flags or environment, a login that was refused, or what the command fails with.
+pub fn run(parsed: &Parsed, work: impl AsyncFnOnce(Session) -> Result<(), Failure>) -> Result<(), Failure> {
+    let settings = Settings::read(parsed)?;
+    let config = settings.config()?;
+    block_on(async {
+        let client = Client::lazy(config).map_err(|error| failure(EXIT_BAD_ARGUMENTS, &error))?;
+        if settings.logs_in() {
+            log_in(&client, settings.dial_timeout).await?;
+        }
+        work(Session { client, printer: settings.printer, settings }).await
+    })
+}
+
+/// As clientv3 does when a client is made: a wrong password is noticed before the command begins.
+pub async fn log_in(client: &Client, dial_timeout: Duration) -> Result<(), Failure> {
+    let connection = client.connection().with_timeout(dial_timeout);
+    connection.log_in().await.map_err(|error| failure(EXIT_BAD_CONNECTION, &error))
+}
+
+/// Runs to the end; what still goes on in the background then is given up.
+///
+/// # Errors
+/// Those of the future.
+pub fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(EXIT_ERROR, format!("no runtime: {error}")))?;
+    let outcome = runtime.block_on(work);
+    // A thread that waits for standard input must not be waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// An error of the client in the words of etcdctl.
+pub fn error_text(error: &Error) -> String {
+    const DEADLINE: &str = "context deadline exceeded";
+    match error.kind() {
+        ErrorKind::Etcd(known) => known.text().to_owned(),
+        ErrorKind::DeadlineExceeded if error.text() == DEADLINE => DEADLINE.to_owned(),
+        // What etcdctl logs as a warning.
+        ErrorKind::DeadlineExceeded => format!("{DEADLINE}\n{}", error.text()),
+        _ => error.text().to_owned(),
+    }
+}
+
+pub fn failure(exit_code: u8, error: &Error) -> Failure {
+    Failure::new(exit_code, error_text(error))
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        failure(EXIT_ERROR, &error)
+    }
+}
