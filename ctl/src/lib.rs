@@ -11,6 +11,7 @@ pub mod golang;
 pub mod print;
 pub mod utl;
 
+use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 
 /// The version of etcd whose tools these stand for.
@@ -20,15 +21,6 @@ const API_VERSION: &str = "3.7";
 /// What the binaries do.
 #[must_use]
 pub fn main_of(program: &'static command::Program) -> ExitCode {
-    let mut arguments = Vec::new();
-    for argument in std::env::args_os().skip(1) {
-        match argument.into_string() {
-            Ok(argument) => arguments.push(argument),
-            Err(argument) => {
-                eprintln!("Error: an argument is no UTF-8: {}", argument.to_string_lossy());
-                return ExitCode::from(command::EXIT_BAD_ARGUMENTS);
-            }
-        }
-    }
-    command::run(program, &arguments)
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.into_vec().into());
+    command::run(program, &arguments.collect::<Vec<_>>())
 }

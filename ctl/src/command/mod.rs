@@ -119,11 +119,58 @@ pub struct Program {
     pub footer: &'static str,
 }
 
+/// A word of a command line. Keys and values may be any bytes; everything else is text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Word {
+    bytes: Vec<u8>,
+    /// The bytes with U+FFFD for what is no text.
+    text: String,
+}
+
+impl From<Vec<u8>> for Word {
+    fn from(bytes: Vec<u8>) -> Self {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Self { bytes, text }
+    }
+}
+
+impl From<&str> for Word {
+    fn from(text: &str) -> Self {
+        Self { bytes: text.as_bytes().to_vec(), text: text.to_owned() }
+    }
+}
+
+impl std::ops::Deref for Word {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl std::fmt::Display for Word {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl Word {
+    /// What was typed, byte by byte.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// For the arguments of another program.
+    pub fn os_text(&self) -> &std::ffi::OsStr {
+        std::os::unix::ffi::OsStrExt::from_bytes(&self.bytes)
+    }
+}
+
 /// A command line, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     values: BTreeMap<&'static str, String>,
-    pub operands: Vec<String>,
+    pub operands: Vec<Word>,
     /// How many operands stood before `--`, if it was there.
     pub separator: Option<usize>,
 }
@@ -193,7 +240,7 @@ impl Failure {
 }
 
 /// Reads, runs and prints.
-pub fn run(program: &'static Program, arguments: &[String]) -> ExitCode {
+pub fn run(program: &'static Program, arguments: &[Word]) -> ExitCode {
     match execute(program, arguments) {
         Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,

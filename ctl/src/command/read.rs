@@ -2,7 +2,7 @@
 //! among the words that are no flags, then its flags are read, wherever they stand.
 
 use super::help::{help, suggestions, usage};
-use super::{Action, Command, EXIT_ERROR, Failure, Flag, Parsed, Program};
+use super::{Action, Command, EXIT_ERROR, Failure, Flag, Parsed, Program, Word};
 use crate::golang;
 
 pub(super) const HELP: Flag = Flag::switch("help", "").short('h');
@@ -11,7 +11,7 @@ pub(super) const HELP: Flag = Flag::switch("help", "").short('h');
 ///
 /// # Errors
 /// What is wrong with the command line, or what the command fails with.
-pub fn execute(program: &'static Program, arguments: &[String]) -> Result<String, Failure> {
+pub fn execute(program: &'static Program, arguments: &[Word]) -> Result<String, Failure> {
     let root = &program.root;
     let (path, rest) = find(program, arguments)?;
     let command = *path.last().expect("the root is there");
@@ -38,8 +38,8 @@ pub fn execute(program: &'static Program, arguments: &[String]) -> Result<String
 /// The command that the words name, and the words without those that named it.
 pub(super) fn find(
     program: &'static Program,
-    arguments: &[String],
-) -> Result<(Vec<&'static Command>, Vec<String>), Failure> {
+    arguments: &[Word],
+) -> Result<(Vec<&'static Command>, Vec<Word>), Failure> {
     let root = &program.root;
     let mut path = vec![root];
     let mut rest = arguments.to_vec();
@@ -47,7 +47,7 @@ pub(super) fn find(
         let command = *path.last().expect("the root is there");
         let Action::Group(commands) = command.action else { break };
         let Some(position) = word_position(&path, &rest) else { break };
-        if path.len() == 1 && rest[position] == "help" {
+        if path.len() == 1 && &*rest[position] == "help" {
             break;
         }
         let Some(next) = by_name(commands, &rest[position], path.len() == 1) else {
@@ -81,16 +81,16 @@ fn by_name(commands: &'static [Command], name: &str, is_root: bool) -> Option<&'
     }
 }
 
-fn first_word<'a>(path: &[&'static Command], words: &'a [String]) -> Option<&'a str> {
-    word_position(path, words).map(|position| words[position].as_str())
+fn first_word<'a>(path: &[&'static Command], words: &'a [Word]) -> Option<&'a str> {
+    word_position(path, words).map(|position| &*words[position])
 }
 
 /// Where the first word is that is neither a flag nor the value of one.
-fn word_position(path: &[&'static Command], words: &[String]) -> Option<usize> {
+fn word_position(path: &[&'static Command], words: &[Word]) -> Option<usize> {
     let flags = || path.iter().flat_map(|command| command.flags).chain([&HELP]);
     let mut position = 0;
     while let Some(word) = words.get(position) {
-        let takes_next = if word == "--" {
+        let takes_next = if &**word == "--" {
             return None;
         } else if word.contains('=') {
             false
@@ -112,12 +112,16 @@ fn word_position(path: &[&'static Command], words: &[String]) -> Option<usize> {
 }
 
 /// `help a b` stands for `a b --help`.
-fn help_on(program: &'static Program, words: &[String]) -> Result<String, Failure> {
-    let words: Vec<String> = words.iter().filter(|word| !word.starts_with('-')).skip(1).cloned().collect();
+fn help_on(program: &'static Program, words: &[Word]) -> Result<String, Failure> {
+    let words: Vec<Word> = words.iter().filter(|word| !word.starts_with('-')).skip(1).cloned().collect();
     match find(program, &words) {
         Ok((path, _)) => Ok(help(program, &path)),
         Err(_) => {
-            eprint!("Unknown help topic [`{}`]\n{}", words.join("` `"), usage(program, &[&program.root]));
+            eprint!(
+                "Unknown help topic [`{}`]\n{}",
+                words.iter().map(|word| &**word).collect::<Vec<_>>().join("` `"),
+                usage(program, &[&program.root])
+            );
             Ok(String::new())
         }
     }
@@ -127,15 +131,15 @@ fn help_on(program: &'static Program, words: &[String]) -> Result<String, Failur
 ///
 /// # Errors
 /// What is wrong with them, in the words of etcd's tools.
-pub fn parse_flags(command: &'static Command, words: &[String]) -> Result<Parsed, String> {
+pub fn parse_flags(command: &'static Command, words: &[Word]) -> Result<Parsed, String> {
     parse_words(&command.flags.iter().collect::<Vec<_>>(), words)
 }
 
-fn parse_words(flags: &[&Flag], words: &[String]) -> Result<Parsed, String> {
+fn parse_words(flags: &[&Flag], words: &[Word]) -> Result<Parsed, String> {
     let mut parsed = Parsed::default();
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
-        if word == "--" {
+        if &**word == "--" {
             parsed.separator = Some(parsed.operands.len());
             parsed.operands.extend(rest.cloned());
             break;
@@ -157,7 +161,7 @@ fn read_long<'a>(
     flags: &[&Flag],
     word: &str,
     long: &str,
-    rest: &mut impl Iterator<Item = &'a String>,
+    rest: &mut impl Iterator<Item = &'a Word>,
     parsed: &mut Parsed,
 ) -> Result<(), String> {
     let (name, value) = match long.split_once('=') {
@@ -181,7 +185,7 @@ fn read_long<'a>(
 fn read_letters<'a>(
     flags: &[&Flag],
     word: &str,
-    rest: &mut impl Iterator<Item = &'a String>,
+    rest: &mut impl Iterator<Item = &'a Word>,
     parsed: &mut Parsed,
 ) -> Result<(), String> {
     let mut letters = word[1..].chars();

@@ -15,7 +15,12 @@ static PROGRAM: Program = Program {
                 about: "Does it",
                 flags: &[FORCE],
                 action: Action::Run(|parsed| {
-                    Ok(format!("{} {:?} {:?}", parsed.value(&LEVEL), parsed.value(&FORCE), parsed.operands))
+                    Ok(format!(
+                        "{} {:?} {:?}",
+                        parsed.value(&LEVEL),
+                        parsed.value(&FORCE),
+                        parsed.operands.iter().map(|word| &**word).collect::<Vec<_>>()
+                    ))
                 }),
                 ..Command::EMPTY
             },
@@ -32,7 +37,7 @@ static PROGRAM: Program = Program {
 };
 
 fn execute_line(line: &str) -> Result<String, Failure> {
-    let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    let arguments: Vec<Word> = line.split_whitespace().map(Word::from).collect();
     execute(&PROGRAM, &arguments)
 }
 

@@ -124,7 +124,7 @@ pub fn request(parsed: &Parsed) -> Result<Get, Failure> {
     if parsed.is_set(&KEYS_ONLY) && parsed.is_set(&COUNT_ONLY) {
         return Err(Failure::usage("`--keys-only` and `--count-only` cannot be set at the same time, choose one"));
     }
-    let mut get = Get::new(key);
+    let mut get = Get::new(key.bytes());
     if is_serializable(parsed.value(&CONSISTENCY))? {
         get = get.serializable();
     }
@@ -133,7 +133,7 @@ pub fn request(parsed: &Parsed) -> Result<Get, Failure> {
             let text = "too many arguments, only accept one argument when `--prefix` or `--from-key` is set";
             return Err(Failure::usage(text));
         }
-        Some(end) => get = get.to(end),
+        Some(end) => get = get.to(end.bytes()),
         None if prefix => get = get.prefix(),
         None if from_key => get = get.from_key(),
         None => {}

@@ -4,14 +4,23 @@
 //! A command judges its arguments before anything else, then calls [`session::run`] for a client and a printer. It never
 //! reads the environment or the global flags by itself, and prints answers only through [`output::Printer`].
 
+mod child;
+mod compaction;
+mod del;
+mod elect;
 mod get;
 mod global;
+mod lease;
+mod lock;
 mod messages;
+mod options;
 mod output;
 mod put;
 mod session;
 mod terminal;
+mod txn;
 mod version;
+mod watch;
 
 use crate::command::{Action, Command, Program};
 
@@ -19,7 +28,6 @@ use crate::command::{Action, Command, Program};
 const KEY_VALUE: &str = "Key-value commands";
 #[allow(dead_code)]
 const CLUSTER: &str = "Cluster maintenance commands";
-#[allow(dead_code)]
 const CONCURRENCY: &str = "Concurrency commands";
 #[allow(dead_code)]
 const AUTHENTICATION: &str = "Authentication commands";
@@ -33,12 +41,20 @@ pub static PROGRAM: Program = Program {
         // In the order of their headings; within one the help sorts them.
         action: Action::Group(&[
             // Keys and values.
+            compaction::COMMAND,
+            del::COMMAND,
             get::COMMAND,
+            lease::COMMAND,
             put::COMMAND,
+            txn::COMMAND,
+            watch::COMMAND,
             // The cluster.
             // Concurrency.
+            elect::COMMAND,
+            lock::COMMAND,
             // Users and roles.
             // The rest.
+            options::COMMAND,
             version::COMMAND,
         ]),
         ..Command::EMPTY

@@ -26,7 +26,7 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(parsed: &Parsed) -> Result<(), Failure> {
-    let put = request(parsed)?;
+    let put = request(parsed, true)?;
     session::run(parsed, async |session| {
         let answer = session.client.kv().perform(put).await?;
         match answer.into_put() {
@@ -36,11 +36,11 @@ fn run(parsed: &Parsed) -> Result<(), Failure> {
     })
 }
 
-/// What the flags and operands ask for.
+/// What the flags and operands ask for; a value that is missing is read from standard input, where that may be.
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn request(parsed: &Parsed) -> Result<Put, Failure> {
+pub fn request(parsed: &Parsed, reads_value: bool) -> Result<Put, Failure> {
     const ARGUMENTS: &str = "put command needs 1 argument and input from stdin or 2 arguments";
     let key = parsed.operands.first().ok_or_else(|| Failure::usage(ARGUMENTS))?;
     let ignores_value = parsed.is_set(&IGNORE_VALUE);
@@ -49,7 +49,8 @@ pub fn request(parsed: &Parsed) -> Result<Put, Failure> {
     }
     let value = match parsed.operands.get(1) {
         _ if ignores_value => Vec::new(),
-        Some(value) => value.clone().into_bytes(),
+        Some(value) => value.bytes().to_vec(),
+        None if !reads_value => return Err(Failure::usage(ARGUMENTS)),
         None => {
             let mut value = Vec::new();
             match std::io::stdin().read_to_end(&mut value) {
@@ -60,7 +61,7 @@ pub fn request(parsed: &Parsed) -> Result<Put, Failure> {
     };
     let lease = golang::parse_int(parsed.value(&LEASE), 16)
         .map_err(|error| Failure::usage(format!("bad lease ID ({error}), expecting ID in Hex")))?;
-    let mut put = Put::new(key, value).with_lease(lease);
+    let mut put = Put::new(key.bytes(), value).with_lease(lease);
     if parsed.is_set(&PREV_KV) {
         put = put.with_previous();
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use kvorum_client::{Client, Error, ErrorKind};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::global::Settings;
 use super::output::Printer;
@@ -51,6 +52,21 @@ pub fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), F
     // A thread that waits for standard input must not be waited for.
     runtime.shutdown_background();
     outcome
+}
+
+/// Ends with the first SIGINT or SIGTERM; both are caught from now on.
+///
+/// # Errors
+/// When they cannot be caught.
+pub fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
+    let catch = |kind| signal(kind).map_err(|error| Failure::new(EXIT_ERROR, error.to_string()));
+    let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// An error of the client in the words of etcdctl.

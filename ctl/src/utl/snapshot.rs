@@ -28,7 +28,7 @@ pub(super) fn status(parsed: &Parsed) -> Result<String, Failure> {
     let [path] = &parsed.operands[..] else {
         return Err(Failure::new(EXIT_BAD_ARGUMENTS, "snapshot status requires exactly one argument"));
     };
-    let path = Path::new(path);
+    let path = Path::new(path.os_text());
     std::fs::metadata(path).map_err(|error| {
         let text = golang::io_error_text(&error);
         Failure::new(EXIT_ERROR, format!("stat {}: {text}", path.display()))
