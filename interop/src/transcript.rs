@@ -211,6 +211,21 @@ impl Session {
     /// # Errors
     /// When it does not end in time.
     pub fn run(&mut self, step: &Step) -> Result<Outcome, String> {
+        let mut outcome = self.execute(step)?;
+        while let Some(id) = self.misplaced_member(&outcome.stdout) {
+            let mut remove = Command::new(&self.program);
+            remove.arg(format!("--endpoints={}", self.variables["url"])).args(["member", "remove", &format!("{id:x}")]);
+            run(remove, Vec::new(), None)?;
+            outcome = self.execute(step)?;
+        }
+        let words: Vec<String> = step.words.iter().map(|word| self.expand(word)).collect();
+        self.learn(&outcome.stdout);
+        outcome.stdout = self.anonymous(&words, &outcome.stdout);
+        outcome.stderr = self.anonymous(&words, &without_noise(&outcome.stderr));
+        Ok(outcome)
+    }
+
+    fn execute(&self, step: &Step) -> Result<Outcome, String> {
         let words: Vec<String> = step.words.iter().map(|word| self.expand(word)).collect();
         let names_endpoints = words.iter().any(|word| word.starts_with("--endpoints"))
             || step.environment.iter().any(|(name, _)| name == "ETCDCTL_ENDPOINTS");
@@ -222,10 +237,22 @@ impl Session {
         }
         command.args(words.iter().map(|word| OsString::from_vec(bytes_of(word))));
         let mut outcome = run(command, self.expand_bytes(&step.input), step.lines)?;
-        self.learn(&outcome.stdout);
-        outcome.stdout = self.anonymous(&words, &outcome.stdout);
-        outcome.stderr = self.anonymous(&words, &without_noise(&outcome.stderr));
+        if let Some(lines) = step.lines {
+            // More may have come before the interrupt.
+            let ends = outcome.stdout.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+            let end = ends.map(|(index, _)| index + 1).nth(lines - 1);
+            outcome.stdout.truncate(end.unwrap_or(outcome.stdout.len()));
+        }
         Ok(outcome)
+    }
+
+    /// The id of a learner that was just added, if it stands on the other side of the member's own than it does in every run:
+    /// members are listed by their ids, and those of new ones depend on the time.
+    fn misplaced_member(&self, stdout: &[u8]) -> Option<u64> {
+        let own = u64::from_str_radix(self.variables.get("self")?, 16).ok()?;
+        let text = String::from_utf8_lossy(stdout);
+        let added = added_member(&text).filter(|_| text.contains(" as learner ") || text.contains("\"isLearner\":true"))?;
+        ((own < added) != (own < u64::MAX / 2)).then_some(added)
     }
 
     fn expand(&self, word: &str) -> String {
@@ -247,17 +274,13 @@ impl Session {
     /// Keeps the ids of new leases and members.
     fn learn(&mut self, stdout: &[u8]) {
         let text = String::from_utf8_lossy(stdout);
-        let in_json = text.split_once("\"member\":{\"ID\":").map(|(_, behind)| behind.trim_start_matches('"'));
-        if let Some(id) = in_json.and_then(|behind| behind.split([',', '"']).next()) {
-            let is_hex = text.contains("\"member\":{\"ID\":\"");
-            let value = u64::from_str_radix(id, if is_hex { 16 } else { 10 }).expect("an id is a number");
-            self.keep("member", value);
+        if let Some(id) = added_member(&text) {
+            self.keep("member", id);
         }
         for line in text.lines() {
             let words: Vec<&str> = line.split([' ', ',']).filter(|word| !word.is_empty()).collect();
             let found = match words[..] {
                 ["lease", id, "granted", "with", ..] if !line.contains("remaining") => ("lease", id),
-                ["Member", id, "added", ..] => ("member", id),
                 [id, "unstarted", ..] if !self.is_known(id) => ("member", id),
                 [id, "started", ..] if !self.variables.contains_key("self") => {
                     self.variables.insert("self".to_owned(), id.to_owned());
@@ -317,6 +340,9 @@ fn normalise(words: &[String], text: &str) -> String {
     if has("lock") || has("elect") {
         text = without_lease_in_path(&text);
     }
+    if has("add") {
+        text = text.lines().map(with_sorted_cluster).collect();
+    }
     if has("alarm") || has("status") || has("health") {
         // Go's text form of a message has one space or two between fields, by the build.
         text = text.replace("  alarm:", " alarm:");
@@ -331,6 +357,15 @@ fn normalise(words: &[String], text: &str) -> String {
         text = text.lines().map(without_changing_cells).collect::<String>();
     }
     text
+}
+
+/// `ETCD_INITIAL_CLUSTER="…"` in the order of names: that of ids depends on the time.
+fn with_sorted_cluster(line: &str) -> String {
+    let inner = line.strip_prefix("ETCD_INITIAL_CLUSTER=\"").and_then(|line| line.strip_suffix('"'));
+    let Some(inner) = inner else { return format!("{line}\n") };
+    let mut members: Vec<&str> = inner.split(',').collect();
+    members.sort_unstable();
+    format!("ETCD_INITIAL_CLUSTER=\"{}\"\n", members.join(","))
 }
 
 /// What `endpoint status` and `endpoint health` show in rows, without the cells that change.
@@ -395,6 +430,17 @@ fn without_lease_in_path(text: &str) -> String {
         }
     }
     result + rest
+}
+
+/// The id of a member that was just added, in the simple format or in JSON.
+fn added_member(text: &str) -> Option<u64> {
+    if let Some(words) = text.strip_prefix("Member ") {
+        let (id, rest) = words.trim_start().split_once(' ')?;
+        return rest.starts_with("added ").then(|| u64::from_str_radix(id, 16).ok())?;
+    }
+    let (_, id) = text.split_once("\"member\":{\"ID\":")?;
+    let radix = if id.starts_with('"') { 16 } else { 10 };
+    u64::from_str_radix(id.trim_start_matches('"').split([',', '"']).next()?, radix).ok()
 }
 
 fn varint(mut value: u64) -> Vec<u8> {

@@ -3,6 +3,7 @@
 //! with (Go's own, to see what no two runs share).
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use kvorum_interop::process::{Kind, Member};
@@ -22,7 +23,8 @@ enum Server {
 
 /// The programs to compare; None when Go is missing.
 fn programs() -> Option<(PathBuf, PathBuf)> {
-    let etcdctl = tools::or_skip(tools::released("etcdctl"))?;
+    static ETCDCTL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let etcdctl = tools::or_skip(ETCDCTL.get_or_init(|| tools::released("etcdctl")).clone())?;
     let found = std::env::var_os("KVORUM_TEST_CTL").filter(|path| !path.is_empty());
     Some((etcdctl, found.map_or_else(tools::kvorumctl, PathBuf::from)))
 }
