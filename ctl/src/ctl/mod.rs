@@ -6,6 +6,7 @@
 
 mod child;
 mod compaction;
+mod completion;
 mod del;
 mod elect;
 mod get;
@@ -54,6 +55,7 @@ pub static PROGRAM: Program = Program {
             lock::COMMAND,
             // Users and roles.
             // The rest.
+            completion::COMMAND,
             options::COMMAND,
             version::COMMAND,
         ]),
