@@ -4,6 +4,7 @@
 //! `-fvalue`, `--` before what is no flag, and the beginning of a command's name where it is unambiguous. It does nothing
 //! but read and print; what a command does is its own affair.
 
+pub mod complete;
 mod help;
 mod read;
 #[cfg(test)]
@@ -241,7 +242,11 @@ impl Failure {
 
 /// Reads, runs and prints.
 pub fn run(program: &'static Program, arguments: &[Word]) -> ExitCode {
-    match execute(program, arguments) {
+    let outcome = match arguments {
+        [request, words @ ..] if &**request == complete::REQUEST => Ok(complete::lines(program, words)),
+        _ => execute(program, arguments),
+    };
+    match outcome {
         Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
             // Nobody reads any more.

@@ -86,7 +86,7 @@ fn first_word<'a>(path: &[&'static Command], words: &'a [Word]) -> Option<&'a st
 }
 
 /// Where the first word is that is neither a flag nor the value of one.
-fn word_position(path: &[&'static Command], words: &[Word]) -> Option<usize> {
+pub(super) fn word_position(path: &[&'static Command], words: &[Word]) -> Option<usize> {
     let flags = || path.iter().flat_map(|command| command.flags).chain([&HELP]);
     let mut position = 0;
     while let Some(word) = words.get(position) {

@@ -9,6 +9,7 @@ mod auth;
 mod check;
 mod child;
 mod compaction;
+mod completion;
 mod defrag;
 mod del;
 mod downgrade;
@@ -76,6 +77,7 @@ pub static PROGRAM: Program = Program {
             user::COMMAND,
             // The rest.
             check::COMMAND,
+            completion::COMMAND,
             make_mirror::COMMAND,
             options::COMMAND,
             version::COMMAND,
