@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Words are split at spaces; `'…'` and `"…"` hold spaces, `\n`, `\t`, `\\`, `\xNN` stand for bytes inside of both.
-//! `$url` and `$address` are the member's, `$other` is the script's second address; `$lease1`, `$member1` the first ids
+//! `$url` and `$address` are the member's, `$other` is an address that nobody listens at; `$lease1`, `$member1` the first ids
 //! that were printed for a granted lease or an added member, `$self` the id of the member.
 
 use std::collections::BTreeMap;
@@ -35,6 +35,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::ports::free_port;
 
 /// How long one command may take.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(30);
@@ -190,9 +192,10 @@ impl Session {
     ///
     /// # Panics
     /// When there is no temporary folder.
-    pub fn new(program: &Path, url: &str, other: &str) -> Self {
+    pub fn new(program: &Path, url: &str) -> Self {
         let address = url.trim_start_matches("http://");
-        let variables = [("url", url), ("address", address), ("other", other)];
+        let other = format!("127.0.0.1:{}", free_port());
+        let variables = [("url", url), ("address", address), ("other", &other)];
         Self {
             program: program.to_path_buf(),
             folder: TempDir::with_prefix("kvorum-transcript-").expect("a temporary folder can be made"),
@@ -216,6 +219,8 @@ impl Session {
             let mut remove = Command::new(&self.program);
             remove.arg(format!("--endpoints={}", self.variables["url"])).args(["member", "remove", &format!("{id:x}")]);
             run(remove, Vec::new(), None)?;
+            // The id is made of URLs and seconds, and one that was removed does not come back.
+            self.variables.insert("other".to_owned(), format!("127.0.0.1:{}", free_port()));
             outcome = self.execute(step)?;
         }
         let words: Vec<String> = step.words.iter().map(|word| self.expand(word)).collect();
@@ -246,8 +251,8 @@ impl Session {
         Ok(outcome)
     }
 
-    /// The id of a learner that was just added, if it stands on the other side of the member's own than it does in every run:
-    /// members are listed by their ids, and those of new ones depend on the time.
+    /// The id of a learner that was just added, if it is on the wrong side of the member's own: members are listed by their
+    /// ids, those of new ones depend on the time, and the lists must have one order.
     fn misplaced_member(&self, stdout: &[u8]) -> Option<u64> {
         let own = u64::from_str_radix(self.variables.get("self")?, 16).ok()?;
         let text = String::from_utf8_lossy(stdout);
@@ -313,6 +318,7 @@ impl Session {
             output = replace(&output, &varint(*id), name.as_bytes());
         }
         output = replace(&output, b"kvorumctl", b"etcdctl");
+        output = replace(&output, self.variables["other"].as_bytes(), b"OTHER");
         let Ok(text) = String::from_utf8(output.clone()) else { return output };
         normalise(words, &text).into_bytes()
     }
