@@ -164,7 +164,6 @@ impl Settings {
     }
 
     /// Whether `--command-timeout` was given, here or in the environment.
-    #[allow(dead_code)]
     pub fn has_command_timeout(&self) -> bool {
         self.parsed.is_given(&COMMAND_TIMEOUT)
     }
@@ -175,6 +174,14 @@ impl Settings {
     /// When files of TLS cannot be used.
     pub fn config(&self) -> Result<Config, Failure> {
         self.config_of(&self.endpoints, &self.credentials, &self.tls)
+    }
+
+    /// The configuration of a client of other endpoints: the rest is as the flags say.
+    ///
+    /// # Errors
+    /// When files of TLS cannot be used.
+    pub fn config_at(&self, endpoints: &[String]) -> Result<Config, Failure> {
+        self.config_of(endpoints, &self.credentials, &self.tls)
     }
 
     /// The configuration of a client of other endpoints, with other credentials: the rest is as the flags say.

@@ -4,22 +4,35 @@
 //! A command judges its arguments before anything else, then calls [`session::run`] for a client and a printer. It never
 //! reads the environment or the global flags by itself, and prints answers only through [`output::Printer`].
 
+mod alarm;
+mod auth;
+mod check;
 mod child;
 mod compaction;
 mod completion;
+mod defrag;
 mod del;
+mod downgrade;
 mod elect;
+mod endpoint;
 mod get;
 mod global;
 mod lease;
 mod lock;
+mod make_mirror;
+mod member;
 mod messages;
+mod move_leader;
 mod options;
 mod output;
+mod progress;
 mod put;
+mod role;
 mod session;
+mod snapshot;
 mod terminal;
 mod txn;
+mod user;
 mod version;
 mod watch;
 
@@ -27,10 +40,8 @@ use crate::command::{Action, Command, Program};
 
 /// Headings of the help.
 const KEY_VALUE: &str = "Key-value commands";
-#[allow(dead_code)]
 const CLUSTER: &str = "Cluster maintenance commands";
 const CONCURRENCY: &str = "Concurrency commands";
-#[allow(dead_code)]
 const AUTHENTICATION: &str = "Authentication commands";
 const UTILITY: &str = "Utility commands";
 
@@ -50,12 +61,24 @@ pub static PROGRAM: Program = Program {
             txn::COMMAND,
             watch::COMMAND,
             // The cluster.
+            alarm::COMMAND,
+            defrag::COMMAND,
+            downgrade::COMMAND,
+            endpoint::COMMAND,
+            member::COMMAND,
+            move_leader::COMMAND,
+            snapshot::COMMAND,
             // Concurrency.
             elect::COMMAND,
             lock::COMMAND,
             // Users and roles.
+            auth::COMMAND,
+            role::COMMAND,
+            user::COMMAND,
             // The rest.
             completion::COMMAND,
+            check::COMMAND,
+            make_mirror::COMMAND,
             options::COMMAND,
             version::COMMAND,
         ]),

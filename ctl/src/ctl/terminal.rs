@@ -6,7 +6,8 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::command::{EXIT_ERROR, Failure};
 
-/// Asks for a password on standard output and reads a line of standard input, which a terminal does not show.
+/// Asks for a password on standard output and reads a line of standard input, which a terminal does not show. Empty space
+/// around it is no part of it, and the end of the input is an empty line, as for etcdctl.
 ///
 /// # Errors
 /// When nothing can be read.
@@ -29,11 +30,10 @@ pub fn ask_password(prompt: &str) -> Result<String, Failure> {
     if let Some(shown) = &shown {
         // The terminal shows again what is typed, whatever was read.
         tcsetattr(&input, OptionalActions::Now, shown).map_err(|error| failed(&error))?;
-        output.write_all(b"\n").map_err(|error| failed(&error))?;
     }
+    output.write_all(b"\n").map_err(|error| failed(&error))?;
     match read {
-        Ok(0) => Err(Failure::new(EXIT_ERROR, "EOF")),
-        Ok(_) => Ok(line.trim_end_matches(['\r', '\n']).to_owned()),
+        Ok(_) => Ok(line.trim().to_owned()),
         Err(error) => Err(failed(&error)),
     }
 }
