@@ -11,8 +11,11 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         let lines: Vec<String> = widths.iter().map(|width| "─".repeat(width + 2)).collect();
         format!("{left}{}{right}\n", lines.join(middle))
     };
-    let head: Vec<String> =
-        head.iter().zip(&widths).map(|(cell, width)| format!(" {:^width$} ", cell.to_uppercase().replace('_', " "))).collect();
+    let head: Vec<String> = head
+        .iter()
+        .zip(&widths)
+        .map(|(cell, width)| format!(" {:^width$} ", cell.to_uppercase().replace('_', " ")))
+        .collect();
     let mut text = rule("┌", "┬", "┐") + &format!("│{}│\n", head.join("│"));
     if !rows.is_empty() {
         text += &rule("├", "┼", "┤");

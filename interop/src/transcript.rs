@@ -41,6 +41,9 @@ use crate::ports::free_port;
 /// How long one command may take.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// The least id below 2^63 that is as long as all in hexadecimal and as a varint.
+const SHORTEST_ID: u64 = 1 << 60;
+
 /// What is compared of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
@@ -219,15 +222,22 @@ impl Session {
             let mut remove = Command::new(&self.program);
             remove.arg(format!("--endpoints={}", self.variables["url"])).args(["member", "remove", &format!("{id:x}")]);
             run(remove, Vec::new(), None)?;
-            // The id is made of URLs and seconds, and one that was removed does not come back.
-            self.variables.insert("other".to_owned(), format!("127.0.0.1:{}", free_port()));
+            self.choose_other();
             outcome = self.execute(step)?;
         }
         let words: Vec<String> = step.words.iter().map(|word| self.expand(word)).collect();
         self.learn(&outcome.stdout);
         outcome.stdout = self.anonymous(&words, &outcome.stdout);
         outcome.stderr = self.anonymous(&words, &without_noise(&outcome.stderr));
+        if words.iter().any(|word| word == "remove") {
+            self.choose_other();
+        }
         Ok(outcome)
+    }
+
+    /// An id is made of URLs and seconds, and one that was removed does not come back: so the next member has another URL.
+    fn choose_other(&mut self) {
+        self.variables.insert("other".to_owned(), format!("127.0.0.1:{}", free_port()));
     }
 
     fn execute(&self, step: &Step) -> Result<Outcome, String> {
@@ -251,13 +261,16 @@ impl Session {
         Ok(outcome)
     }
 
-    /// The id of a learner that was just added, if it is on the wrong side of the member's own: members are listed by their
-    /// ids, those of new ones depend on the time, and the lists must have one order.
+    /// The id of a learner that was just added, if it is not in the half of the range that the member's own is not in. Members
+    /// are listed by their ids, and those of new ones depend on the time; but lists must have one order, and ids one length.
     fn misplaced_member(&self, stdout: &[u8]) -> Option<u64> {
         let own = u64::from_str_radix(self.variables.get("self")?, 16).ok()?;
         let text = String::from_utf8_lossy(stdout);
-        let added = added_member(&text).filter(|_| text.contains(" as learner ") || text.contains("\"isLearner\":true"))?;
-        ((own < added) != (own < u64::MAX / 2)).then_some(added)
+        let added =
+            added_member(&text).filter(|_| text.contains(" as learner ") || text.contains("\"isLearner\":true"))?;
+        let upper = 1 << 63;
+        let is_fine = if own < upper { added >= upper } else { (SHORTEST_ID..upper).contains(&added) };
+        (!is_fine).then_some(added)
     }
 
     fn expand(&self, word: &str) -> String {
@@ -498,7 +511,11 @@ fn run(mut command: Command, input: Vec<u8>, lines: Option<usize>) -> Result<Out
     Ok(Outcome { exit_code, stdout, stderr })
 }
 
-fn collect(child: &Child, pieces: &Receiver<(bool, Vec<u8>)>, lines: Option<usize>) -> Result<(Vec<u8>, Vec<u8>), String> {
+fn collect(
+    child: &Child,
+    pieces: &Receiver<(bool, Vec<u8>)>,
+    lines: Option<usize>,
+) -> Result<(Vec<u8>, Vec<u8>), String> {
     let deadline = Instant::now() + COMMAND_TIME_MAX;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut is_interrupted = false;
@@ -564,9 +581,8 @@ pub fn difference(step: &Step, expected: &Outcome, found: &Outcome) -> Option<St
         let (stdout, stderr) = (text(&outcome.stdout), text(&outcome.stderr));
         format!("    exit code {:?}\n    stdout:\n{stdout}    stderr:\n{stderr}", outcome.exit_code)
     };
-    (!is_equal).then(|| {
-        format!("line {}: {}\n  expected\n{}  found\n{}", step.line, step.text, shown(expected), shown(found))
-    })
+    (!is_equal)
+        .then(|| format!("line {}: {}\n  expected\n{}  found\n{}", step.line, step.text, shown(expected), shown(found)))
 }
 
 fn errors(outcome: &Outcome) -> Vec<String> {
@@ -593,9 +609,7 @@ mod tests {
 
     #[test]
     fn what_no_two_runs_share_is_taken_out() {
-        let line = |words: &str, text: &str| {
-            normalise(&words.split(' ').map(str::to_owned).collect::<Vec<_>>(), text)
-        };
+        let line = |words: &str, text: &str| normalise(&words.split(' ').map(str::to_owned).collect::<Vec<_>>(), text);
         assert_eq!(line("defrag", "member[x]. took 1.5ms\n"), "member[x]. took *\n");
         assert_eq!(line("lease timetolive", "TTL(9s), remaining(8s)"), "TTL(9s), remaining(*s)");
         assert_eq!(line("lock l", "l/694d8f2b1c3a5e07\n"), "l/LEASE\n");

@@ -114,12 +114,11 @@ fn add_flags(text: &mut String, flags: &mut [(String, String)]) {
     }
 }
 
-/// Commands whose names are like what was typed.
+/// Commands whose names are like what was typed, in the order of the tree.
 pub(super) fn suggestions(root: &Command, typed: &str) -> String {
     let Action::Group(commands) = root.action else { return String::new() };
     let typed = typed.to_lowercase();
     let mut names: Vec<&str> = commands.iter().map(|command| command.name).collect();
-    names.sort_unstable();
     names.retain(|name| distance(&typed, name) <= SUGGESTION_DISTANCE_MAX || name.starts_with(&typed));
     if names.is_empty() {
         return String::new();

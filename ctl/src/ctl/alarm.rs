@@ -15,12 +15,7 @@ pub const COMMAND: Command = Command {
     about: "Lists alarms and takes them back",
     heading: CLUSTER,
     action: Action::Group(&[
-        Command {
-            name: "disarm",
-            about: "Takes all alarms back",
-            action: Action::Perform(disarm),
-            ..Command::EMPTY
-        },
+        Command { name: "disarm", about: "Takes all alarms back", action: Action::Perform(disarm), ..Command::EMPTY },
         Command { name: "list", about: "Lists all alarms", action: Action::Perform(list), ..Command::EMPTY },
     ]),
     ..Command::EMPTY

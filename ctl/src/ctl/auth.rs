@@ -15,12 +15,7 @@ pub const COMMAND: Command = Command {
     about: "Turns authentication on and off",
     heading: AUTHENTICATION,
     action: Action::Group(&[
-        Command {
-            name: "enable",
-            about: "Turns authentication on",
-            action: Action::Perform(enable),
-            ..Command::EMPTY
-        },
+        Command { name: "enable", about: "Turns authentication on", action: Action::Perform(enable), ..Command::EMPTY },
         Command {
             name: "disable",
             about: "Turns authentication off",

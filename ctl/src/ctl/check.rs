@@ -10,10 +10,10 @@ use futures_util::future::join_all;
 use kvorum_client::{Client, Header as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::endpoint::short_text;
 use super::global::Settings;
 use super::output::print_bytes;
 use super::progress::Progress;
+use super::session::short_text;
 use super::{UTILITY, session};
 use crate::command::{Action, Command, EXIT_BAD_ARGUMENTS, EXIT_BAD_FEATURE, EXIT_ERROR, EXIT_INVALID_INPUT};
 use crate::command::{Failure, Flag, Parsed};
@@ -375,7 +375,8 @@ mod tests {
             errors: errors.iter().map(|(error, count)| ((*error).to_owned(), *count)).collect(),
         };
         let second = Duration::from_secs(1);
-        let good = "PASS: Throughput is 3 writes/s\nPASS: Slowest request took 0.300000s\nPASS: Stddev is 0.100000s\nPASS\n";
+        let good =
+            "PASS: Throughput is 3 writes/s\nPASS: Slowest request took 0.300000s\nPASS: Stddev is 0.100000s\nPASS\n";
         assert_eq!(judged(&results(&[0.1, 0.3], &[]), second, 2), (good.to_owned(), true));
         let bad = "FAIL: too many errors\nFAIL: ERROR(no) -> 2\nFAIL: Throughput too low: 3 writes/s\n\
                    Slowest request took too long: 0.700000s\nStddev too high: 0.300000s\nFAIL\n";

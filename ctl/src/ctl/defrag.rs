@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use super::endpoint::{ALL_OF_CLUSTER, client_at, endpoints, short_text};
+use super::endpoint::{ALL_OF_CLUSTER, client_at, endpoints};
 use super::global::Settings;
 use super::output::print_bytes;
+use super::session::short_text;
 use super::{CLUSTER, session};
 use crate::command::{Action, Command, EXIT_ERROR, Failure, Parsed};
 use crate::golang::duration_text;

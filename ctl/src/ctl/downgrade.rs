@@ -28,12 +28,7 @@ pub const COMMAND: Command = Command {
             action: Action::Perform(enable),
             ..Command::EMPTY
         },
-        Command {
-            name: "cancel",
-            about: "Gives up going back",
-            action: Action::Perform(cancel),
-            ..Command::EMPTY
-        },
+        Command { name: "cancel", about: "Gives up going back", action: Action::Perform(cancel), ..Command::EMPTY },
     ]),
     ..Command::EMPTY
 };

@@ -10,7 +10,7 @@ use kvorum_client::{Client, Error, EtcdError};
 use super::global::Settings;
 use super::messages::{header_json, with_header};
 use super::output::{Answer, Style, Text};
-use super::session::{self, error_text};
+use super::session::{self, error_text, short_text};
 use super::{CLUSTER, output};
 use crate::command::{Action, Command, EXIT_BAD_ARGUMENTS, EXIT_ERROR, Failure, Flag, Parsed};
 use crate::golang::{self, json};
@@ -78,11 +78,6 @@ async fn client_of(settings: &Settings, endpoints: &[String]) -> Result<Client, 
         session::log_in(&client, settings.dial_timeout).await?;
     }
     Ok(client)
-}
-
-/// An error within a line: what is said of it besides would break the line.
-pub fn short_text(error: &Error) -> String {
-    error_text(error).lines().next().unwrap_or_default().to_owned()
 }
 
 fn health(parsed: &Parsed) -> Result<(), Failure> {
@@ -270,9 +265,10 @@ fn status_row((endpoint, status): &(String, StatusResponse)) -> Vec<String> {
 }
 
 fn status_json(status: &StatusResponse) -> json::Object {
-    let downgrade = status.downgrade_info.as_ref().map(|info| {
-        json::Object::new().truth("enabled", info.enabled).text("targetVersion", &info.target_version)
-    });
+    let downgrade = status
+        .downgrade_info
+        .as_ref()
+        .map(|info| json::Object::new().truth("enabled", info.enabled).text("targetVersion", &info.target_version));
     with_header(status.header.as_ref())
         .text("version", &status.version)
         .number("dbSize", status.db_size)

@@ -10,10 +10,10 @@ use kvorum_client::recipes::mirror::Mirror;
 use kvorum_client::{Client, Delete, Error, Event, EventType, Op, Put};
 use tokio::sync::watch;
 
+use super::UTILITY;
 use super::global::{self, Settings, TlsFiles};
 use super::output::print_bytes;
 use super::session::{self, Session, error_text};
-use super::UTILITY;
 use crate::command::{Action, Command, EXIT_BAD_ARGUMENTS, EXIT_ERROR, Failure, Flag, Parsed};
 
 /// How often the number of keys copied is printed.

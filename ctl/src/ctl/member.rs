@@ -148,12 +148,16 @@ fn check_url(url: &str) -> Result<(), String> {
     let rest = rest.strip_prefix("//").unwrap_or_default();
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(end);
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
+    // Colons in brackets are an address of IPv6.
+    let is_bracketed = host.starts_with('[');
+    let (name, port) = if is_bracketed { host.rsplit_once(':') } else { host.split_once(':') }.unwrap_or((host, ""));
     if !port.chars().all(|character| character.is_ascii_digit()) {
-        return Err(format!("parse {quoted}: invalid port {} after host", golang::quote(format!(":{port}").as_bytes())));
+        return Err(format!(
+            "parse {quoted}: invalid port {} after host",
+            golang::quote(format!(":{port}").as_bytes())
+        ));
     }
-    let is_bracketed = name.starts_with('[') && name.ends_with(']');
-    if !host.contains(':') || (name.contains(':') && !is_bracketed) {
+    if !host.contains(':') || (is_bracketed && !name.ends_with(']')) {
         return Err(format!("URL address does not have the form \"host:port\": {url}"));
     }
     if path.starts_with('/') { Err(format!("URL must not contain a path: {url}")) } else { Ok(()) }

@@ -50,37 +50,32 @@ pub static PROGRAM: Program = Program {
         name: "kvorumctl",
         about: "A command line client for Kvorum and etcd.",
         flags: global::FLAGS,
-        // In the order of their headings; within one the help sorts them.
+        // In etcdctl's order, in which a mistyped one is answered with suggestions; the help sorts them.
         action: Action::Group(&[
-            // Keys and values.
-            compaction::COMMAND,
-            del::COMMAND,
             get::COMMAND,
-            lease::COMMAND,
             put::COMMAND,
+            del::COMMAND,
             txn::COMMAND,
-            watch::COMMAND,
-            // The cluster.
+            compaction::COMMAND,
             alarm::COMMAND,
             defrag::COMMAND,
-            downgrade::COMMAND,
             endpoint::COMMAND,
-            member::COMMAND,
             move_leader::COMMAND,
+            watch::COMMAND,
+            version::COMMAND,
+            lease::COMMAND,
+            member::COMMAND,
             snapshot::COMMAND,
-            // Concurrency.
-            elect::COMMAND,
+            make_mirror::COMMAND,
             lock::COMMAND,
-            // Users and roles.
+            elect::COMMAND,
             auth::COMMAND,
-            role::COMMAND,
             user::COMMAND,
-            // The rest.
+            role::COMMAND,
             check::COMMAND,
             completion::COMMAND,
-            make_mirror::COMMAND,
+            downgrade::COMMAND,
             options::COMMAND,
-            version::COMMAND,
         ]),
         ..Command::EMPTY
     },

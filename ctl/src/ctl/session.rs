@@ -77,8 +77,19 @@ pub fn error_text(error: &Error) -> String {
         ErrorKind::DeadlineExceeded if error.text() == DEADLINE => DEADLINE.to_owned(),
         // What etcdctl logs as a warning.
         ErrorKind::DeadlineExceeded => format!("{DEADLINE}\n{}", error.text()),
+        ErrorKind::Status | ErrorKind::TooLarge | ErrorKind::Unimplemented => status_text(error),
         _ => error.text().to_owned(),
     }
+}
+
+/// An error within a line: what is said of it besides would break the line.
+pub fn short_text(error: &Error) -> String {
+    error_text(error).lines().next().unwrap_or_default().to_owned()
+}
+
+/// As Go's gRPC shows a status that clientv3 made nothing of.
+pub fn status_text(error: &Error) -> String {
+    format!("rpc error: code = {:?} desc = {}", error.code(), error.text())
 }
 
 pub fn failure(exit_code: u8, error: &Error) -> Failure {
