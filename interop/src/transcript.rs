@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Words are split at spaces; `'…'` and `"…"` hold spaces, `\n`, `\t`, `\\`, `\xNN` stand for bytes inside of both.
-//! `$url` and `$address` are the member's, `$other` is the script's second address; `$lease1`, `$member1` the first ids
+//! `$url` and `$address` are the member's, `$other` is an address that nobody listens at; `$lease1`, `$member1` the first ids
 //! that were printed for a granted lease or an added member, `$self` the id of the member.
 
 use std::collections::BTreeMap;
@@ -36,8 +36,13 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::ports::free_port;
+
 /// How long one command may take.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// The least id below 2^63 that is as long as all in hexadecimal and as a varint.
+const SHORTEST_ID: u64 = 1 << 60;
 
 /// What is compared of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,9 +195,10 @@ impl Session {
     ///
     /// # Panics
     /// When there is no temporary folder.
-    pub fn new(program: &Path, url: &str, other: &str) -> Self {
+    pub fn new(program: &Path, url: &str) -> Self {
         let address = url.trim_start_matches("http://");
-        let variables = [("url", url), ("address", address), ("other", other)];
+        let other = format!("127.0.0.1:{}", free_port());
+        let variables = [("url", url), ("address", address), ("other", &other)];
         Self {
             program: program.to_path_buf(),
             folder: TempDir::with_prefix("kvorum-transcript-").expect("a temporary folder can be made"),
@@ -216,13 +222,22 @@ impl Session {
             let mut remove = Command::new(&self.program);
             remove.arg(format!("--endpoints={}", self.variables["url"])).args(["member", "remove", &format!("{id:x}")]);
             run(remove, Vec::new(), None)?;
+            self.choose_other();
             outcome = self.execute(step)?;
         }
         let words: Vec<String> = step.words.iter().map(|word| self.expand(word)).collect();
         self.learn(&outcome.stdout);
         outcome.stdout = self.anonymous(&words, &outcome.stdout);
         outcome.stderr = self.anonymous(&words, &without_noise(&outcome.stderr));
+        if words.iter().any(|word| word == "remove") {
+            self.choose_other();
+        }
         Ok(outcome)
+    }
+
+    /// An id is made of URLs and seconds, and one that was removed does not come back: so the next member has another URL.
+    fn choose_other(&mut self) {
+        self.variables.insert("other".to_owned(), format!("127.0.0.1:{}", free_port()));
     }
 
     fn execute(&self, step: &Step) -> Result<Outcome, String> {
@@ -246,14 +261,16 @@ impl Session {
         Ok(outcome)
     }
 
-    /// The id of a learner that was just added, if it stands on the other side of the member's own than it does in every run:
-    /// members are listed by their ids, and those of new ones depend on the time.
+    /// The id of a learner that was just added, if it is not in the half of the range that the member's own is not in. Members
+    /// are listed by their ids, and those of new ones depend on the time; but lists must have one order, and ids one length.
     fn misplaced_member(&self, stdout: &[u8]) -> Option<u64> {
         let own = u64::from_str_radix(self.variables.get("self")?, 16).ok()?;
         let text = String::from_utf8_lossy(stdout);
         let added =
             added_member(&text).filter(|_| text.contains(" as learner ") || text.contains("\"isLearner\":true"))?;
-        ((own < added) != (own < u64::MAX / 2)).then_some(added)
+        let upper = 1 << 63;
+        let is_fine = if own < upper { added >= upper } else { (SHORTEST_ID..upper).contains(&added) };
+        (!is_fine).then_some(added)
     }
 
     fn expand(&self, word: &str) -> String {
@@ -314,6 +331,7 @@ impl Session {
             output = replace(&output, &varint(*id), name.as_bytes());
         }
         output = replace(&output, b"kvorumctl", b"etcdctl");
+        output = replace(&output, self.variables["other"].as_bytes(), b"OTHER");
         let Ok(text) = String::from_utf8(output.clone()) else { return output };
         normalise(words, &text).into_bytes()
     }

@@ -39,13 +39,12 @@ fn compare(server: Server, script: &str) {
     let Some(binary) = tools::or_skip(binary) else { return };
     let mut member = Member::start(Kind::Server, &binary, &[]).expect("the server must start");
     let url = member.url().to_owned();
-    let other = format!("127.0.0.1:{}", kvorum_interop::ports::free_port());
-    let expected = transcript(&etcdctl, &steps, &url, &other);
+    let expected = transcript(&etcdctl, &steps, &url);
     member.kill();
     std::fs::remove_dir_all(member.folder().join("data")).expect("a killed member's data can be removed");
     member.restart().expect("the server must start again");
     assert_eq!(member.url(), url, "somebody took the address between two starts");
-    let found = transcript(&kvorumctl, &steps, &url, &other);
+    let found = transcript(&kvorumctl, &steps, &url);
     let differences: Vec<String> = steps
         .iter()
         .zip(expected.iter().zip(&found))
@@ -60,8 +59,8 @@ fn compare(server: Server, script: &str) {
     println!("{} command lines agree", steps.len());
 }
 
-fn transcript(program: &Path, steps: &[Step], url: &str, other: &str) -> Vec<Result<Outcome, String>> {
-    let mut session = Session::new(program, url, other);
+fn transcript(program: &Path, steps: &[Step], url: &str) -> Vec<Result<Outcome, String>> {
+    let mut session = Session::new(program, url);
     let run = |step: &Step| {
         let began = Instant::now();
         let outcome = session.run(step);

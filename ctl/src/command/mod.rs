@@ -116,6 +116,8 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Program {
     pub root: Command,
+    /// The headings of commands in the order of the help; empty for the order of their first commands.
+    pub headings: &'static [&'static str],
     /// What helps end with. When there is something, the flags of all commands are not shown in each one's help.
     pub footer: &'static str,
 }

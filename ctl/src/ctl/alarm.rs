@@ -26,7 +26,9 @@ fn disarm(parsed: &Parsed) -> Result<(), Failure> {
         return Err(Failure::usage("alarm disarm command accepts no arguments"));
     }
     session::run(parsed, async |session| {
-        let answer = session.client.maintenance().disarm(AlarmMember::default()).await?;
+        let mut answer = session.client.maintenance().disarm(AlarmMember::default()).await?;
+        // It stands for as many answers as there were alarms, and shows the header of none.
+        answer.header = None;
         session.printer.print(&answer)
     })
 }

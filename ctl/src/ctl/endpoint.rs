@@ -80,11 +80,6 @@ async fn client_of(settings: &Settings, endpoints: &[String]) -> Result<Client, 
     Ok(client)
 }
 
-/// An error within a line: what is said of it besides would break the line.
-pub fn short_text(error: &Error) -> String {
-    error_text(error).lines().next().unwrap_or_default().to_owned()
-}
-
 fn health(parsed: &Parsed) -> Result<(), Failure> {
     let settings = Settings::read(parsed)?;
     session::block_on(async {
@@ -112,7 +107,7 @@ async fn health_of(settings: &Settings, endpoint: String) -> Health {
     let answer = client.get("health").await;
     let took = golang::duration_text(began.elapsed());
     let error = match answer {
-        Err(error) if !error.is(EtcdError::PermissionDenied) => short_text(&error),
+        Err(error) if !error.is(EtcdError::PermissionDenied) => error_text(&error),
         _ => match client.maintenance().alarms().await {
             Err(_) => "Unable to fetch the alarm list".to_owned(),
             Ok(alarms) if alarms.alarms.is_empty() => String::new(),
@@ -204,7 +199,7 @@ async fn ask_each<T>(
         match ask(client).await {
             Ok(answer) => answers.push((endpoint, answer)),
             Err(error) => {
-                eprintln!("Failed to get the {what} of endpoint {endpoint} ({})", short_text(&error));
+                eprintln!("Failed to get the {what} of endpoint {endpoint} ({})", error_text(&error));
                 failed = Some(error);
             }
         }

@@ -195,8 +195,7 @@ impl Settings {
         tls: &TlsFiles,
     ) -> Result<Config, Failure> {
         if endpoints.is_empty() {
-            let text = "etcdclient: no available endpoints";
-            return Err(Failure::new(EXIT_BAD_CONNECTION, text));
+            return Err(Failure::new(EXIT_BAD_CONNECTION, "etcdclient: no available endpoints"));
         }
         let tls_for_all = tls.is_for_all();
         let is_secure = |endpoint: &String| endpoint.starts_with("https://") || endpoint.starts_with("unixs:");

@@ -11,7 +11,7 @@ use super::get::is_serializable;
 use super::messages::header_json;
 use super::output::{Answer, Format, Style, Text, print_bytes};
 use super::{CLUSTER, session};
-use crate::command::{Action, Command, Failure, Flag, Parsed};
+use crate::command::{Action, Command, EXIT_ERROR, Failure, Flag, Parsed};
 use crate::golang::{self, json};
 use crate::print;
 
@@ -116,8 +116,51 @@ fn start_settings(name: &str, urls: &str, answer: &MemberAddResponse) -> String 
 fn peer_urls(parsed: &Parsed) -> Result<Vec<String>, Failure> {
     match parsed.value(&PEER_URLS) {
         "" => Err(Failure::usage("member peer urls not provided")),
-        urls => Ok(urls.split(',').map(str::to_owned).collect()),
+        urls => {
+            urls.split(',').try_for_each(check_url).map_err(|text| Failure::new(EXIT_ERROR, text))?;
+            Ok(urls.split(',').map(str::to_owned).collect())
+        }
     }
+}
+
+/// As clientv3 checks a URL before it asks the cluster, with Go's texts for what is commonly mistyped.
+fn check_url(url: &str) -> Result<(), String> {
+    let url = url.trim();
+    let quoted = golang::quote(url.as_bytes());
+    let is_letter = |character: char| character.is_ascii_alphanumeric() || "+-.".contains(character);
+    let colon = url.find(|character| !is_letter(character)).filter(|at| url[*at..].starts_with(':'));
+    let (scheme, rest) = match colon {
+        Some(0) => return Err(format!("parse {quoted}: missing protocol scheme")),
+        Some(colon) if url.starts_with(|first: char| first.is_ascii_alphabetic()) => {
+            (url[..colon].to_ascii_lowercase(), &url[colon + 1..])
+        }
+        _ => (String::new(), url),
+    };
+    let is_colon_in_path = rest.split('/').next().is_some_and(|segment| segment.contains(':'));
+    if scheme.is_empty() && is_colon_in_path {
+        return Err(format!("parse {quoted}: first path segment in URL cannot contain colon"));
+    }
+    match scheme.as_str() {
+        "unix" | "unixs" => return Ok(()),
+        "http" | "https" => {}
+        _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {url}")),
+    }
+    let rest = rest.strip_prefix("//").unwrap_or_default();
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (host, path) = rest.split_at(end);
+    // Colons in brackets are an address of IPv6.
+    let is_bracketed = host.starts_with('[');
+    let (name, port) = if is_bracketed { host.rsplit_once(':') } else { host.split_once(':') }.unwrap_or((host, ""));
+    if !port.chars().all(|character| character.is_ascii_digit()) {
+        return Err(format!(
+            "parse {quoted}: invalid port {} after host",
+            golang::quote(format!(":{port}").as_bytes())
+        ));
+    }
+    if !host.contains(':') || (is_bracketed && !name.ends_with(']')) {
+        return Err(format!("URL address does not have the form \"host:port\": {url}"));
+    }
+    if path.starts_with('/') { Err(format!("URL must not contain a path: {url}")) } else { Ok(()) }
 }
 
 /// The member that the only operand names.

@@ -50,39 +50,35 @@ pub static PROGRAM: Program = Program {
         name: "kvorumctl",
         about: "A command line client for Kvorum and etcd.",
         flags: global::FLAGS,
-        // In the order of their headings; within one the help sorts them.
+        // In etcdctl's order, in which a mistyped one is answered with suggestions; the help sorts them.
         action: Action::Group(&[
-            // Keys and values.
-            compaction::COMMAND,
-            del::COMMAND,
             get::COMMAND,
-            lease::COMMAND,
             put::COMMAND,
+            del::COMMAND,
             txn::COMMAND,
-            watch::COMMAND,
-            // The cluster.
+            compaction::COMMAND,
             alarm::COMMAND,
             defrag::COMMAND,
-            downgrade::COMMAND,
             endpoint::COMMAND,
-            member::COMMAND,
             move_leader::COMMAND,
-            snapshot::COMMAND,
-            // Concurrency.
-            elect::COMMAND,
-            lock::COMMAND,
-            // Users and roles.
-            auth::COMMAND,
-            role::COMMAND,
-            user::COMMAND,
-            // The rest.
-            completion::COMMAND,
-            check::COMMAND,
-            make_mirror::COMMAND,
-            options::COMMAND,
+            watch::COMMAND,
             version::COMMAND,
+            lease::COMMAND,
+            member::COMMAND,
+            snapshot::COMMAND,
+            make_mirror::COMMAND,
+            lock::COMMAND,
+            elect::COMMAND,
+            auth::COMMAND,
+            user::COMMAND,
+            role::COMMAND,
+            check::COMMAND,
+            completion::COMMAND,
+            downgrade::COMMAND,
+            options::COMMAND,
         ]),
         ..Command::EMPTY
     },
+    headings: &[KEY_VALUE, CLUSTER, CONCURRENCY, AUTHENTICATION, UTILITY],
     footer: "Use \"kvorumctl options\" for a list of global command-line options (applies to all commands).",
 };

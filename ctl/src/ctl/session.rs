@@ -79,12 +79,17 @@ pub fn error_text(error: &Error) -> String {
     match error.kind() {
         ErrorKind::Etcd(known) => known.text().to_owned(),
         ErrorKind::DeadlineExceeded => DEADLINE.to_owned(),
-        // What is not in etcd's table Go shows with its status.
-        ErrorKind::Status | ErrorKind::Unimplemented | ErrorKind::TooLarge | ErrorKind::Unavailable => {
-            format!("rpc error: code = {:?} desc = {text}", error.code())
+        ErrorKind::Status | ErrorKind::TooLarge | ErrorKind::Unimplemented | ErrorKind::Unavailable => {
+            status_text(error)
         }
         _ => text.to_owned(),
     }
+}
+
+/// As Go's gRPC shows a status that is not in etcd's table.
+pub fn status_text(error: &Error) -> String {
+    let text = error.text();
+    format!("rpc error: code = {:?} desc = {}", error.code(), text.strip_prefix("login: ").unwrap_or(text))
 }
 
 /// A failure that says what the error says, and behind it what a deadline waited for.

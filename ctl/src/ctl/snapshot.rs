@@ -7,12 +7,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kvorum_client::Client;
+use kvorum_client::{Client, Error, ErrorKind};
 
-use super::endpoint::{client_at, short_text};
+use super::endpoint::client_at;
 use super::global::Settings;
 use super::output::print_bytes;
 use super::progress::Progress;
+use super::session::{error_text, status_text};
 use super::{CLUSTER, session};
 use crate::command::{Action, Command, EXIT_INTERRUPTED, Failure, Parsed};
 use crate::{golang, print};
@@ -63,20 +64,29 @@ fn save(parsed: &Parsed) -> Result<(), Failure> {
     })
 }
 
+/// An error of the stream, of which clientv3 shows the whole status.
+fn stream_text(error: &Error) -> String {
+    match error.kind() {
+        ErrorKind::Etcd(_) => status_text(error),
+        _ => error_text(error),
+    }
+}
+
 /// Gives the storage version of what was written.
 async fn write(settings: &Settings, client: &Client, target: &Path, limit: Duration) -> Result<String, String> {
     let mut part = Part::create(target)?;
     if !settings.has_command_timeout() {
         // Without a limit for the whole, a member that is not there would be waited for without end.
         let connection = client.connection().with_timeout(settings.dial_timeout);
-        connection.ready().await.map_err(|error| short_text(&error))?;
+        connection.ready().await.map_err(|error| error_text(&error))?;
     }
-    let mut snapshot = client.with_timeout(limit).maintenance().snapshot().await.map_err(|error| short_text(&error))?;
+    let mut snapshot =
+        client.with_timeout(limit).maintenance().snapshot().await.map_err(|error| stream_text(&error))?;
     let mut progress = Progress::new(print::size);
     let mut written: u64 = 0;
     loop {
         let piece = snapshot.next().await;
-        let piece = piece.map_err(|error| format!("could not write snapshot: {}", short_text(&error)))?;
+        let piece = piece.map_err(|error| format!("could not write snapshot: {}", stream_text(&error)))?;
         let Some(piece) = piece else { break };
         part.file.write_all(&piece).map_err(|error| {
             format!("could not write snapshot: write {}: {}", part.path.display(), golang::io_error_text(&error))
