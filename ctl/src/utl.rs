@@ -40,6 +40,7 @@ pub static PROGRAM: Program = Program {
         ]),
         ..Command::EMPTY
     },
+    headings: &[],
     footer: "",
 };
 

@@ -32,7 +32,7 @@ pub(super) fn usage(program: &Program, path: &[&'static Command]) -> String {
     match command.action {
         Action::Group(commands) => {
             let _ = writeln!(text, "  {full_name} [command]");
-            add_commands(&mut text, commands, path.len() == 1);
+            add_commands(&mut text, commands, program.headings, path.len() == 1);
         }
         Action::Run(_) | Action::Perform(_) => {
             let operands = command.operands;
@@ -64,8 +64,8 @@ pub fn usage_of_flags(flags: &[Flag]) -> String {
     text
 }
 
-/// The commands under their headings, which come in the order of their first command.
-fn add_commands(text: &mut String, commands: &[Command], is_root: bool) {
+/// The commands under their headings.
+fn add_commands(text: &mut String, commands: &[Command], order: &[&'static str], is_root: bool) {
     let heading = |command: &Command| if command.heading.is_empty() { NO_HEADING } else { command.heading };
     let mut headings: Vec<&str> = Vec::new();
     for command in commands {
@@ -73,6 +73,7 @@ fn add_commands(text: &mut String, commands: &[Command], is_root: bool) {
             headings.push(heading(command));
         }
     }
+    headings.sort_by_key(|title| order.iter().position(|other| other == title));
     let last = headings.last().copied();
     let width = commands.iter().map(|command| command.name.len()).max().unwrap_or(0).max(11);
     for title in headings {

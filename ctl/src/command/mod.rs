@@ -116,6 +116,8 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Program {
     pub root: Command,
+    /// The headings of commands in the order of the help; empty for the order of their first commands.
+    pub headings: &'static [&'static str],
     /// What helps end with. When there is something, the flags of all commands are not shown in each one's help.
     pub footer: &'static str,
 }
@@ -221,16 +223,25 @@ impl Parsed {
 pub struct Failure {
     pub exit_code: u8,
     pub message: String,
+    /// What is said on a line of its own behind the message, if anything.
+    pub detail: String,
 }
 
 impl Failure {
     pub fn new(exit_code: u8, message: impl Into<String>) -> Self {
-        Self { exit_code, message: message.into() }
+        Self { exit_code, message: message.into(), detail: String::new() }
     }
 
     /// A wrong use of a command.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(EXIT_BAD_ARGUMENTS, message)
+    }
+
+    /// The same with a line behind the message.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = detail.into();
+        self
     }
 
     /// For what was said already.
@@ -255,6 +266,9 @@ pub fn run(program: &'static Program, arguments: &[Word]) -> ExitCode {
         Err(failure) => {
             if !failure.message.is_empty() {
                 eprintln!("Error: {}", failure.message);
+            }
+            if !failure.detail.is_empty() {
+                eprintln!("{}", failure.detail);
             }
             ExitCode::from(failure.exit_code)
         }

@@ -33,6 +33,7 @@ static PROGRAM: Program = Program {
         ]),
         ..Command::EMPTY
     },
+    headings: &[],
     footer: "",
 };
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::global::Settings;
 use super::output::print_bytes;
 use super::progress::Progress;
-use super::session::short_text;
+use super::session::error_text;
 use super::{UTILITY, session};
 use crate::command::{Action, Command, EXIT_BAD_ARGUMENTS, EXIT_BAD_FEATURE, EXIT_ERROR, EXIT_INVALID_INPUT};
 use crate::command::{Failure, Flag, Parsed};
@@ -219,7 +219,7 @@ async fn delete_all(client: &Client, prefix: &str) -> Result<Option<i64>, Failur
     match client.with_timeout(CLEANUP_TIME_MAX).delete(prefix).prefix().await {
         Ok(answer) => Ok(Some(answer.revision())),
         Err(error) => {
-            let text = format!("FAIL: Cleanup failed during key deletion: ERROR({})\n", short_text(&error));
+            let text = format!("FAIL: Cleanup failed during key deletion: ERROR({})\n", error_text(&error));
             print_bytes(text.as_bytes()).map(|()| None)
         }
     }
@@ -310,7 +310,7 @@ impl<'a> Run<'a> {
             let mut results = self.results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             match outcome {
                 Ok(_) => results.seconds.push(sent.elapsed().as_secs_f64()),
-                Err(error) => *results.errors.entry(short_text(&error)).or_default() += 1,
+                Err(error) => *results.errors.entry(error_text(&error)).or_default() += 1,
             }
         }
     }

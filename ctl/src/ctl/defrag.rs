@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::endpoint::{ALL_OF_CLUSTER, client_at, endpoints};
 use super::global::Settings;
 use super::output::print_bytes;
-use super::session::short_text;
+use super::session::error_text;
 use super::{CLUSTER, session};
 use crate::command::{Action, Command, EXIT_ERROR, Failure, Parsed};
 use crate::golang::duration_text;
@@ -34,7 +34,7 @@ fn run(parsed: &Parsed) -> Result<(), Failure> {
                     print_bytes(text.as_bytes())?;
                 }
                 Err(error) => {
-                    let error = short_text(&error);
+                    let error = error_text(&error);
                     eprintln!("Failed to defragment etcd member[{endpoint}]. took {took}. ({error})");
                     is_failed = true;
                 }

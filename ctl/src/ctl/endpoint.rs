@@ -10,7 +10,7 @@ use kvorum_client::{Client, Error, EtcdError};
 use super::global::Settings;
 use super::messages::{header_json, with_header};
 use super::output::{Answer, Style, Text};
-use super::session::{self, error_text, short_text};
+use super::session::{self, error_text};
 use super::{CLUSTER, output};
 use crate::command::{Action, Command, EXIT_BAD_ARGUMENTS, EXIT_ERROR, Failure, Flag, Parsed};
 use crate::golang::{self, json};
@@ -107,7 +107,7 @@ async fn health_of(settings: &Settings, endpoint: String) -> Health {
     let answer = client.get("health").await;
     let took = golang::duration_text(began.elapsed());
     let error = match answer {
-        Err(error) if !error.is(EtcdError::PermissionDenied) => short_text(&error),
+        Err(error) if !error.is(EtcdError::PermissionDenied) => error_text(&error),
         _ => match client.maintenance().alarms().await {
             Err(_) => "Unable to fetch the alarm list".to_owned(),
             Ok(alarms) if alarms.alarms.is_empty() => String::new(),
@@ -199,7 +199,7 @@ async fn ask_each<T>(
         match ask(client).await {
             Ok(answer) => answers.push((endpoint, answer)),
             Err(error) => {
-                eprintln!("Failed to get the {what} of endpoint {endpoint} ({})", short_text(&error));
+                eprintln!("Failed to get the {what} of endpoint {endpoint} ({})", error_text(&error));
                 failed = Some(error);
             }
         }

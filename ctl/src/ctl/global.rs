@@ -199,14 +199,13 @@ impl Settings {
         }
         let tls_for_all = tls.is_for_all();
         let is_secure = |endpoint: &String| endpoint.starts_with("https://") || endpoint.starts_with("unixs:");
-        // Without flags, TLS is only for the endpoints that ask for it.
-        let endpoints =
-            endpoints.iter().map(|endpoint| match endpoint.contains("://") || endpoint.starts_with("unix") {
-                false if !tls_for_all => format!("http://{endpoint}"),
-                _ => endpoint.clone(),
-            });
-        let endpoints: Vec<String> = endpoints.collect();
         let needs_tls = tls_for_all || endpoints.iter().any(is_secure);
+        let mut endpoints: Vec<String> = endpoints.iter().map(|endpoint| with_host(endpoint)).collect();
+        if needs_tls && !tls_for_all {
+            // TLS is only for the endpoints that ask for it.
+            let undecided = |endpoint: &&mut String| !endpoint.contains("://") && !endpoint.starts_with("unix");
+            endpoints.iter_mut().filter(undecided).for_each(|endpoint| endpoint.insert_str(0, "http://"));
+        }
         let mut config = Config::new(endpoints)
             .dial_timeout(self.dial_timeout)
             .request_timeout(self.command_timeout)
@@ -292,6 +291,15 @@ pub fn credentials(user: &str, password: &str, token: &str, prompt: &str) -> Res
     Ok(Credentials::Password { user: user.to_owned(), password })
 }
 
+/// An endpoint without a host is of this machine, as in Go.
+fn with_host(endpoint: &str) -> String {
+    match endpoint.split_once("://") {
+        Some((scheme, rest)) if rest.starts_with(':') => format!("{scheme}://localhost{rest}"),
+        None if endpoint.starts_with(':') => format!("localhost{endpoint}"),
+        _ => endpoint.to_owned(),
+    }
+}
+
 fn variable(flag: &Flag) -> String {
     flag.name.to_uppercase().replace('-', "_")
 }
@@ -300,18 +308,21 @@ fn variable(flag: &Flag) -> String {
 fn with_environment(parsed: &Parsed, environment: &[(String, String)]) -> Result<(Parsed, Vec<String>), Failure> {
     let mut parsed = parsed.clone();
     let given: HashSet<&str> = FLAGS.iter().filter(|flag| parsed.is_given(flag)).map(|flag| flag.name).collect();
+    let mut warnings = Vec::new();
     // The later wins.
     for beginning in [ETCDCTL, KVORUMCTL] {
         for flag in FLAGS.iter().filter(|flag| !given.contains(flag.name)) {
             let name = format!("{beginning}{}", variable(flag));
             let value = environment.iter().find(|(other, value)| *other == name && !value.is_empty());
             if let Some((_, value)) = value {
-                let refuse = |error| format!("invalid value {} for {name}: {error}", golang::quote(value.as_bytes()));
-                parsed.set(flag, value).map_err(|error| Failure::new(EXIT_ERROR, refuse(error)))?;
+                // As etcdctl, it goes on without.
+                if let Err(error) = parsed.set(flag, value) {
+                    let value = golang::quote(value.as_bytes());
+                    warnings.push(format!("Warning: invalid value {value} for {name}: {error}"));
+                }
             }
         }
     }
-    let mut warnings = Vec::new();
     for (name, _) in environment {
         for beginning in [ETCDCTL, KVORUMCTL] {
             let Some(rest) = name.strip_prefix(beginning) else { continue };
@@ -356,6 +367,13 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_without_a_host_is_here() {
+        assert_eq!(with_host(":2379"), "localhost:2379");
+        assert_eq!(with_host("https://:2379"), "https://localhost:2379");
+        assert_eq!(with_host("http://[::1]:2379"), "http://[::1]:2379");
+    }
+
+    #[test]
     fn what_is_wrong_with_the_environment_is_said() {
         let (_, warnings) =
             with(&[], &[("ETCDCTL_NO", "x"), ("ETCDCTL_WATCH_KEY", "k"), ("OTHER", "y")]).expect("only warned");
@@ -363,7 +381,8 @@ mod tests {
         let failure = with(&[(&HEX, "true")], &[("ETCDCTL_HEX", "true")]).expect_err("both are given");
         assert_eq!(failure.exit_code, EXIT_ERROR);
         assert!(failure.message.contains("ETCDCTL_HEX is shadowed"), "{failure:?}");
-        let failure = with(&[], &[("ETCDCTL_DIAL_TIMEOUT", "x")]).expect_err("no duration");
-        assert_eq!(failure.message, "invalid value \"x\" for ETCDCTL_DIAL_TIMEOUT: time: invalid duration \"x\"");
+        let (parsed, warnings) = with(&[], &[("ETCDCTL_DIAL_TIMEOUT", "x")]).expect("only warned");
+        assert_eq!(parsed.value(&DIAL_TIMEOUT), "2s");
+        assert_eq!(warnings, ["Warning: invalid value \"x\" for ETCDCTL_DIAL_TIMEOUT: time: invalid duration \"x\""]);
     }
 }

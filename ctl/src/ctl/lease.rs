@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use super::messages::{header_json, with_header};
 use super::output::{Answer, Format, Style, Text, print_bytes};
-use super::session::{failure, short_text};
+use super::session::{error_text, failure, failure_saying};
 use super::{KEY_VALUE, session};
 use crate::command::{Action, Command, EXIT_BAD_CONNECTION, EXIT_ERROR, Failure, Flag, Parsed, Word};
 use crate::golang;
@@ -126,7 +126,7 @@ fn keep_alive(parsed: &Parsed) -> Result<(), Failure> {
 }
 
 fn failed_to(what: &str, error: &Error) -> Failure {
-    Failure::new(EXIT_ERROR, format!("failed to {what} lease ({})", short_text(error)))
+    failure_saying(EXIT_ERROR, error, format!("failed to {what} lease ({})", error_text(error)))
 }
 
 fn lease_id(word: &Word) -> Result<i64, Failure> {

@@ -114,3 +114,69 @@ impl Answer for DeleteResponse {
         Some(self.encode_to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! What etcdctl 3.7.1 printed of such answers.
+
+    use super::*;
+    use crate::ctl::output::{Format, Printer};
+
+    const HEADER: ResponseHeader =
+        ResponseHeader { cluster_id: 7801232528081817440, member_id: 13458989633860879742, revision: 9, raft_term: 2 };
+
+    fn pair() -> KeyValue {
+        KeyValue {
+            key: "a".into(),
+            create_revision: 2,
+            mod_revision: 6,
+            version: 2,
+            value: bytes::Bytes::from_static(b"<1>&\"\xff\n"),
+            lease: 0x457e_a203_86d1_3676,
+        }
+    }
+
+    fn print(answer: &dyn Answer, format: Format, style: Style) -> String {
+        let printed = Printer { format, style }.render(answer).expect("it has the format");
+        String::from_utf8_lossy(&printed).into_owned()
+    }
+
+    const PLAIN: Style = Style { is_hex: false, value_only: false };
+    const HEX: Style = Style { is_hex: true, value_only: false };
+
+    #[test]
+    fn a_range_is_printed_in_every_format() {
+        let answer = GetResponse { header: Some(HEADER), kvs: vec![pair()], more: true, count: 2 };
+        assert_eq!(print(&answer, Format::Simple, PLAIN), "a\n<1>&\"\u{fffd}\n\n");
+        assert_eq!(print(&answer, Format::Simple, HEX), "\\x61\n\\x3c\\x31\\x3e\\x26\\x22\\xff\\x0a\n");
+        assert_eq!(print(&answer, Format::Simple, Style { is_hex: true, value_only: true }).lines().count(), 1);
+        let header =
+            r#"{"cluster_id":7801232528081817440,"member_id":13458989633860879742,"revision":9,"raft_term":2}"#;
+        let kv = r#"{"key":"YQ==","create_revision":2,"mod_revision":6,"version":2,"value":"PDE+JiL/Cg==","lease":5007617971713029750}"#;
+        let json = format!("{{\"header\":{header},\"kvs\":[{kv}],\"more\":true,\"count\":2}}\n");
+        assert_eq!(print(&answer, Format::Json, HEX), json);
+        let fields = "\"ClusterID\" : 7801232528081817440\n\"MemberID\" : 13458989633860879742\n\"Revision\" : 9\n\
+                      \"RaftTerm\" : 2\n\"Key\" : \"a\"\n\"CreateRevision\" : 2\n\"ModRevision\" : 6\n\"Version\" : 2\n\
+                      \"Value\" : \"<1>&\\\"\\xff\\n\"\n\"Lease\" : 5007617971713029750\n\"More\" : true\n\"Count\" : 2\n";
+        assert_eq!(print(&answer, Format::Fields, PLAIN), fields);
+        let hex = print(&answer, Format::Fields, HEX);
+        assert!(hex.starts_with("\"ClusterID\" : 6c438ba6ce8a0f60\n\"MemberID\" : bac7efc361f1457e\n"), "{hex}");
+        assert!(hex.contains("\"Lease\" : 457ea20386d13676\n"), "{hex}");
+        assert_eq!(Printer { format: Format::Protobuf, style: PLAIN }.render(&answer), Ok(answer.encode_to_vec()));
+        let table = Printer { format: Format::Table, style: PLAIN }.render(&answer).expect_err("no table");
+        assert_eq!((table.exit_code, table.message.as_str()), (4, "table not supported as output format"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_printed() {
+        let put = PutResponse { header: None, prev_kv: None };
+        assert_eq!(print(&put, Format::Json, PLAIN), "{}\n");
+        assert_eq!(print(&put, Format::Simple, PLAIN), "OK\n");
+        assert_eq!(print(&put, Format::Fields, PLAIN), "\"ClusterID\" : 0\n\"MemberID\" : 0\n\"RaftTerm\" : 0\n");
+        let delete = DeleteResponse { header: None, deleted: 0, prev_kvs: Vec::new() };
+        assert_eq!(print(&delete, Format::Json, PLAIN), "{}\n");
+        let delete = DeleteResponse { header: None, deleted: 1, prev_kvs: vec![KeyValue::default()] };
+        assert_eq!(print(&delete, Format::Json, PLAIN), "{\"deleted\":1,\"prev_kvs\":[{}]}\n");
+        assert_eq!(print(&delete, Format::Simple, PLAIN), "1\n\n\n");
+    }
+}

@@ -79,5 +79,6 @@ pub static PROGRAM: Program = Program {
         ]),
         ..Command::EMPTY
     },
+    headings: &[KEY_VALUE, CLUSTER, CONCURRENCY, AUTHENTICATION, UTILITY],
     footer: "Use \"kvorumctl options\" for a list of global command-line options (applies to all commands).",
 };

@@ -69,31 +69,41 @@ pub fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
     })
 }
 
-/// An error of the client in the words of etcdctl.
+const DEADLINE: &str = "context deadline exceeded";
+
+/// An error of the client in the words of etcdctl, on one line.
 pub fn error_text(error: &Error) -> String {
-    const DEADLINE: &str = "context deadline exceeded";
+    // Of a login that was needed: etcdctl does not say so.
+    let text = error.text();
+    let text = text.strip_prefix("login: ").unwrap_or(text);
     match error.kind() {
         ErrorKind::Etcd(known) => known.text().to_owned(),
-        ErrorKind::DeadlineExceeded if error.text() == DEADLINE => DEADLINE.to_owned(),
-        // What etcdctl logs as a warning.
-        ErrorKind::DeadlineExceeded => format!("{DEADLINE}\n{}", error.text()),
-        ErrorKind::Status | ErrorKind::TooLarge | ErrorKind::Unimplemented => status_text(error),
-        _ => error.text().to_owned(),
+        ErrorKind::DeadlineExceeded => DEADLINE.to_owned(),
+        ErrorKind::Status | ErrorKind::TooLarge | ErrorKind::Unimplemented | ErrorKind::Unavailable => {
+            status_text(error)
+        }
+        _ => text.to_owned(),
     }
 }
 
-/// An error within a line: what is said of it besides would break the line.
-pub fn short_text(error: &Error) -> String {
-    error_text(error).lines().next().unwrap_or_default().to_owned()
-}
-
-/// As Go's gRPC shows a status that clientv3 made nothing of.
+/// As Go's gRPC shows a status that is not in etcd's table.
 pub fn status_text(error: &Error) -> String {
-    format!("rpc error: code = {:?} desc = {}", error.code(), error.text())
+    let text = error.text();
+    format!("rpc error: code = {:?} desc = {}", error.code(), text.strip_prefix("login: ").unwrap_or(text))
 }
 
+/// A failure that says what the error says, and behind it what a deadline waited for.
 pub fn failure(exit_code: u8, error: &Error) -> Failure {
-    Failure::new(exit_code, error_text(error))
+    failure_saying(exit_code, error, error_text(error))
+}
+
+/// The same with another message.
+pub fn failure_saying(exit_code: u8, error: &Error, message: String) -> Failure {
+    let failure = Failure::new(exit_code, message);
+    match error.kind() {
+        ErrorKind::DeadlineExceeded if error.text() != DEADLINE => failure.with_detail(error.text()),
+        _ => failure,
+    }
 }
 
 impl From<Error> for Failure {

@@ -13,7 +13,7 @@ use super::endpoint::client_at;
 use super::global::Settings;
 use super::output::print_bytes;
 use super::progress::Progress;
-use super::session::{short_text, status_text};
+use super::session::{error_text, status_text};
 use super::{CLUSTER, session};
 use crate::command::{Action, Command, EXIT_INTERRUPTED, Failure, Parsed};
 use crate::{golang, print};
@@ -68,7 +68,7 @@ fn save(parsed: &Parsed) -> Result<(), Failure> {
 fn stream_text(error: &Error) -> String {
     match error.kind() {
         ErrorKind::Etcd(_) => status_text(error),
-        _ => short_text(error),
+        _ => error_text(error),
     }
 }
 
@@ -78,7 +78,7 @@ async fn write(settings: &Settings, client: &Client, target: &Path, limit: Durat
     if !settings.has_command_timeout() {
         // Without a limit for the whole, a member that is not there would be waited for without end.
         let connection = client.connection().with_timeout(settings.dial_timeout);
-        connection.ready().await.map_err(|error| short_text(&error))?;
+        connection.ready().await.map_err(|error| error_text(&error))?;
     }
     let mut snapshot =
         client.with_timeout(limit).maintenance().snapshot().await.map_err(|error| stream_text(&error))?;

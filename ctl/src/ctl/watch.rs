@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use super::child;
 use super::messages::{header_json, key_value_json};
 use super::output::{Answer, Printer, Style, Text, print_bytes};
-use super::session::{Session, error_text};
+use super::session::{Session, error_text, failure};
 use super::txn::split;
 use super::{KEY_VALUE, session};
 use crate::command::{
@@ -226,15 +226,18 @@ async fn print_all(watch: Result<Watch, WatchError>, printer: Printer, command: 
 fn print_end(printer: Printer, error: &WatchError) -> Result<(), Failure> {
     let ended = match error {
         WatchError::Compacted { revision, header } => Ended {
-            header: Some(*header),
+            header: *header,
             compact_revision: *revision,
             text: kvorum_client::EtcdError::Compacted.text().to_owned(),
         },
-        WatchError::Cancelled(error) => Ended { header: None, compact_revision: 0, text: error_text(error) },
+        // clientv3 keeps nothing of such an answer but that it came.
+        WatchError::Cancelled(error) => {
+            Ended { header: ResponseHeader::default(), compact_revision: 0, text: error_text(error) }
+        }
         // Nothing of the server's is there to be printed.
         error => {
-            let text = error.error().map_or_else(|| error.to_string(), error_text);
-            return Err(Failure::new(EXIT_ERROR, text));
+            let failed = |error| failure(EXIT_ERROR, error);
+            return Err(error.error().map_or_else(|| Failure::new(EXIT_ERROR, error.to_string()), failed));
         }
     };
     eprintln!("watch was canceled ({})", ended.text);
@@ -265,9 +268,8 @@ fn type_name(event: &Event) -> &'static str {
     }
 }
 
-/// clientv3's struct of a watch's answer, which is JSON's names.
-fn watch_json(header: Option<&ResponseHeader>, events: &[Event], compact_revision: i64, end: Option<&str>) -> String {
-    let reason = end.unwrap_or_default();
+/// clientv3's struct of a watch's answer, with its names; the reason of its end is not shown.
+fn watch_json(header: &ResponseHeader, events: &[Event], compact_revision: i64, is_end: bool) -> String {
     let events = match events {
         [] => "null".to_owned(),
         events => json::list(events.iter().map(|event| {
@@ -278,16 +280,13 @@ fn watch_json(header: Option<&ResponseHeader>, events: &[Event], compact_revisio
                 .finish()
         })),
     };
-    // A compaction has its own field.
-    let reason = if compact_revision == 0 { reason } else { "" };
-    let header = header.map_or_else(|| "null".to_owned(), |header| header_json(header).finish());
     Object::new()
-        .raw("Header", &header)
+        .raw("Header", &header_json(header).finish())
         .raw("Events", &events)
         .always_number("CompactRevision", compact_revision)
-        .always_truth("Canceled", end.is_some())
+        .always_truth("Canceled", is_end)
         .always_truth("Created", false)
-        .always_text("CancelReason", reason)
+        .always_text("CancelReason", "")
         .finish()
 }
 
@@ -312,7 +311,7 @@ impl Answer for WatchResponse {
     }
 
     fn json(&self, _style: Style) -> Option<String> {
-        Some(watch_json(Some(&self.header), &self.events, 0, None))
+        Some(watch_json(&self.header, &self.events, 0, false))
     }
 
     fn protobuf(&self) -> Option<Vec<u8>> {
@@ -323,7 +322,7 @@ impl Answer for WatchResponse {
 
 /// The server's word that a watch is over.
 struct Ended {
-    header: Option<ResponseHeader>,
+    header: ResponseHeader,
     compact_revision: i64,
     text: String,
 }
@@ -333,16 +332,16 @@ impl Answer for Ended {
 
     fn fields(&self, style: Style) -> Option<Text> {
         let mut text = Text::default();
-        text.header_fields(self.header.as_ref(), style);
+        text.header_fields(Some(&self.header), style);
         Some(text)
     }
 
     fn json(&self, _style: Style) -> Option<String> {
-        Some(watch_json(self.header.as_ref(), &[], self.compact_revision, Some(&self.text)))
+        Some(watch_json(&self.header, &[], self.compact_revision, true))
     }
 
     fn protobuf(&self) -> Option<Vec<u8>> {
-        let (header, compact_revision) = (self.header, self.compact_revision);
+        let (header, compact_revision) = (Some(self.header), self.compact_revision);
         Some(Message { header, compact_revision, canceled: true, ..Message::default() }.encode_to_vec())
     }
 }
