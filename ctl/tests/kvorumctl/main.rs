@@ -4,6 +4,8 @@
 mod concurrency;
 mod keys;
 mod lease;
+mod maintenance;
+mod mirror;
 mod tool;
 mod txn;
 mod watch;

@@ -33,6 +33,11 @@ impl World {
         self.folder.path()
     }
 
+    /// Where the member listens, without a scheme.
+    pub fn address(&self) -> String {
+        self.member.client_url().trim_start_matches("http://").to_owned()
+    }
+
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kvorumctl"));
         for (name, _) in std::env::vars_os() {
