@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kvorum_client::{Config, Tls};
 
+use super::discovery::Discovery;
 use super::output::{Format, Printer, Style};
 use super::terminal;
 use crate::command::{EXIT_BAD_ARGUMENTS, EXIT_BAD_CONNECTION, EXIT_ERROR, Failure, Flag, Parsed};
@@ -43,8 +44,7 @@ const CACERT: Flag = Flag::text("cacert", "the file of the authorities that serv
 const AUTH_JWT_TOKEN: Flag = Flag::text("auth-jwt-token", "a token to show instead of logging in");
 const USER: Flag = Flag::text("user", "who to log in as, name[:password] (a missing password is asked for)");
 const PASSWORD: Flag = Flag::text("password", "the password of --user");
-const DISCOVERY_SRV: Flag =
-    Flag::text("discovery-srv", "the domain whose SRV records name the members (not supported)").short('d');
+const DISCOVERY_SRV: Flag = Flag::text("discovery-srv", "the domain whose SRV records name the members").short('d');
 const DISCOVERY_SRV_NAME: Flag = Flag::text("discovery-srv-name", "a suffix of the names of SRV records");
 
 pub const FLAGS: &[Flag] = &[
@@ -106,6 +106,8 @@ pub struct TlsFiles {
     pub authorities: String,
     /// `--insecure-transport=false`: also with endpoints that do not say so.
     pub always: bool,
+    /// What certificates of servers must be for; empty for their addresses.
+    pub server_name: String,
     pub skip_verify: bool,
 }
 
@@ -130,19 +132,22 @@ impl Settings {
     }
 
     fn from_flags(parsed: Parsed) -> Result<Self, Failure> {
-        if !parsed.value(&DISCOVERY_SRV).is_empty() {
-            let text = "--discovery-srv is not supported: name the members with --endpoints";
-            return Err(Failure::new(EXIT_BAD_ARGUMENTS, text));
-        }
         for flag in [&CERT, &KEY, &CACERT] {
             if parsed.is_given(flag) && parsed.value(flag).is_empty() {
                 return Err(Failure::usage(format!("empty string is passed to --{} option", flag.name)));
             }
         }
-        let endpoints = parsed.value(&ENDPOINTS).split(',').map(|endpoint| endpoint.trim().to_owned());
+        let discovery = Discovery {
+            domain: parsed.value(&DISCOVERY_SRV),
+            suffix: parsed.value(&DISCOVERY_SRV_NAME),
+            is_insecure_allowed: parsed.is_set(&INSECURE_DISCOVERY),
+        };
+        let found = if discovery.domain.is_empty() { Vec::new() } else { discovery.endpoints()? };
+        let given = parsed.value(&ENDPOINTS).split(',').map(|endpoint| endpoint.trim().to_owned());
+        let given = given.filter(|endpoint| !endpoint.is_empty());
         let style = Style { is_hex: parsed.is_set(&HEX), value_only: false };
         Ok(Self {
-            endpoints: endpoints.filter(|endpoint| !endpoint.is_empty()).collect(),
+            endpoints: if found.is_empty() { given.collect() } else { found },
             command_timeout: parsed.duration(&COMMAND_TIMEOUT),
             dial_timeout: parsed.duration(&DIAL_TIMEOUT),
             credentials: credentials(
@@ -156,6 +161,8 @@ impl Settings {
                 key: parsed.value(&KEY).to_owned(),
                 authorities: parsed.value(&CACERT).to_owned(),
                 always: !parsed.is_set(&INSECURE_TRANSPORT),
+                // Who trusts no insecure records expects certificates of the domain.
+                server_name: if discovery.is_insecure_allowed { String::new() } else { discovery.domain.to_owned() },
                 skip_verify: parsed.is_set(&INSECURE_SKIP_TLS_VERIFY),
             },
             printer: Printer { format: Format::parse(parsed.value(&WRITE_OUT))?, style },
@@ -260,6 +267,9 @@ impl TlsFiles {
         }
         if !self.authorities.is_empty() {
             tls = tls.ca_pem(read(&self.authorities)?);
+        }
+        if !self.server_name.is_empty() {
+            tls = tls.server_name(&self.server_name);
         }
         if self.skip_verify {
             tls = tls.insecure_skip_verify();

@@ -80,6 +80,7 @@ fn run(parsed: &Parsed) -> Result<(), Failure> {
         key: parsed.value(&DEST_KEY).to_owned(),
         authorities: parsed.value(&DEST_CACERT).to_owned(),
         always: !parsed.is_set(&DEST_INSECURE_TRANSPORT),
+        server_name: String::new(),
         skip_verify: false,
     };
     let settings = Settings::read(parsed)?;

@@ -12,6 +12,7 @@ mod compaction;
 mod completion;
 mod defrag;
 mod del;
+mod discovery;
 mod downgrade;
 mod elect;
 mod endpoint;
