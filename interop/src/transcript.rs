@@ -68,6 +68,14 @@ pub struct Step {
     pub rule: Rule,
 }
 
+impl Step {
+    /// Whether it goes on until it is interrupted.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        self.lines.is_some()
+    }
+}
+
 /// Reads a script.
 ///
 /// # Errors
@@ -207,9 +215,9 @@ impl Session {
         }
     }
 
-    /// The folder that the commands run in.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    /// What stands for `$name` in the steps that follow.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.variables.insert(name.to_owned(), value.to_owned());
     }
 
     /// Runs a step and gives its outcome without what no two runs share.
@@ -227,6 +235,10 @@ impl Session {
         }
         let words: Vec<String> = step.words.iter().map(|word| self.expand(word)).collect();
         self.learn(&outcome.stdout);
+        // What was asked twice may have been done twice: good to know when answers differ.
+        for line in String::from_utf8_lossy(&outcome.stderr).lines().filter(|line| line.contains("\"retrying of")) {
+            println!("line {}: {line}", step.line);
+        }
         outcome.stdout = self.anonymous(&words, &outcome.stdout);
         outcome.stderr = self.anonymous(&words, &without_noise(&outcome.stderr));
         if words.iter().any(|word| word == "remove") {
@@ -325,7 +337,7 @@ impl Session {
     fn anonymous(&self, words: &[String], output: &[u8]) -> Vec<u8> {
         let mut output = output.to_vec();
         for (id, name) in &self.ids {
-            for shown in [format!("{id:016x}"), format!("{id:x}"), id.to_string()] {
+            for shown in [format!("{id:016x}"), format!("{id:16x}"), format!("{id:x}"), id.to_string()] {
                 output = replace(&output, shown.as_bytes(), name.as_bytes());
             }
             output = replace(&output, &varint(*id), name.as_bytes());
@@ -365,6 +377,14 @@ fn normalise(words: &[String], text: &str) -> String {
     if has("alarm") || has("status") || has("health") {
         // Go's text form of a message has one space or two between fields, by the build.
         text = text.replace("  alarm:", " alarm:");
+    }
+    if has("health") {
+        // Who answers first comes first.
+        let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+        if lines.iter().all(|line| line.contains(" is healthy: ")) {
+            lines.sort_unstable();
+            text = lines.concat();
+        }
     }
     if has("endpoint") && (has("status") || has("health")) {
         for mark in ["\"dbSize\":", "\"dbSizeInUse\":", "\"raftIndex\":", "\"raftAppliedIndex\":"] {

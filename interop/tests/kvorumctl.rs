@@ -3,9 +3,11 @@
 //! with (Go's own, to see what no two runs share).
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use kvorum_interop::cluster::{Cluster, Program};
 use kvorum_interop::process::{Kind, Member};
 use kvorum_interop::tools;
 use kvorum_interop::transcript::{Outcome, Session, Step, difference, parse};
@@ -45,9 +47,13 @@ fn compare(server: Server, script: &str) {
     member.restart().expect("the server must start again");
     assert_eq!(member.url(), url, "somebody took the address between two starts");
     let found = transcript(&kvorumctl, &steps, &url);
+    judge(&steps, &expected, &found);
+}
+
+fn judge(steps: &[Step], expected: &[Result<Outcome, String>], found: &[Result<Outcome, String>]) {
     let differences: Vec<String> = steps
         .iter()
-        .zip(expected.iter().zip(&found))
+        .zip(expected.iter().zip(found))
         .filter_map(|(step, outcomes)| match outcomes {
             (Ok(expected), Ok(found)) => difference(step, expected, found),
             (Err(error), _) => panic!("line {}: {}: {error}", step.line, step.text),
@@ -60,7 +66,10 @@ fn compare(server: Server, script: &str) {
 }
 
 fn transcript(program: &Path, steps: &[Step], url: &str) -> Vec<Result<Outcome, String>> {
-    let mut session = Session::new(program, url);
+    run_all(&mut Session::new(program, url), steps)
+}
+
+fn run_all(session: &mut Session, steps: &[Step]) -> Vec<Result<Outcome, String>> {
     let run = |step: &Step| {
         let began = Instant::now();
         let outcome = session.run(step);
@@ -115,4 +124,85 @@ fn users_and_roles() {
 #[test]
 fn defragmentation() {
     compare(Server::Etcd, include_str!("kvorumctl/defrag.txt"));
+}
+
+/// Runs steps that must succeed, or go on until their interrupt.
+fn must(session: &mut Session, script: &str) -> Vec<Outcome> {
+    let steps = parse(script).expect("the script must be one");
+    let outcome = |step: &Step| {
+        let outcome = session.run(step).expect("the command must end");
+        let is_interrupted = outcome.exit_code == Some(-2) && step.is_followed();
+        assert!(outcome.exit_code == Some(0) || is_interrupted, "{}: {outcome:?}", step.text);
+        outcome
+    };
+    steps.iter().map(outcome).collect()
+}
+
+#[tokio::test]
+async fn clusters() {
+    let Some((etcdctl, kvorumctl)) = programs() else { return };
+    let Some(binary) = tools::or_skip(tools::server_under_test()) else { return };
+    let program = Program::new("kvorum", &binary);
+    let cluster = Cluster::found(&[&program, &program, &program], &[]).await;
+    let leader = cluster.leader().await;
+    let url = |index: usize| cluster.nodes[index].process.url();
+    let followers: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
+    let id = |index: usize| format!("{:x}", cluster.nodes[index].id);
+    let session = |program: &Path| {
+        let mut session = Session::new(program, url(leader));
+        session.set("all", &[url(0), url(1), url(2)].join(","));
+        session.set("followers", &followers.iter().map(|index| url(*index)).collect::<Vec<_>>().join(","));
+        session.set("second", url(followers[0]));
+        session.set("leader", &id(leader));
+        session.set("target", &id(followers[1]));
+        session
+    };
+    let (mut theirs, mut ours) = (session(&etcdctl), session(&kvorumctl));
+    must(&mut theirs, "put a 1\nput b 2\nput a 3");
+    cluster.settle().await;
+    let steps = parse(include_str!("kvorumctl/cluster.txt")).expect("the script must be one");
+    let expected = run_all(&mut theirs, &steps);
+    judge(&steps, &expected, &run_all(&mut ours, &steps));
+    // A leader that moves, and is moved back in between.
+    let there = "move-leader $target --endpoints=$all";
+    let expected = must(&mut theirs, there);
+    cluster.leader().await;
+    must(&mut ours, "move-leader $leader --endpoints=$all");
+    cluster.leader().await;
+    assert_eq!(must(&mut ours, there), expected);
+}
+
+/// What a mirror made by a program leaves in the destination.
+fn mirrored(program: &Path, etcdctl: &Path, binary: &Path, flags: &[&str]) -> Vec<Outcome> {
+    let start = || Member::start(Kind::Server, binary, &[]).expect("the server must start");
+    let (source, destination) = (start(), start());
+    let mut at_source = Session::new(etcdctl, source.url());
+    let mut at_destination = Session::new(etcdctl, destination.url());
+    must(&mut at_source, "put a/1 one\nput a/2 two\nput b other");
+    let mut mirror = Command::new(program);
+    mirror.arg(format!("--endpoints={}", source.url())).arg("make-mirror").args(flags);
+    mirror.arg(destination.url().trim_start_matches("http://")).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut mirror = mirror.spawn().expect("the program must start");
+    // The base, and then what changes: its last change tells when all is there.
+    must(&mut at_destination, "@lines 6\nwatch --prefix '' --rev=2");
+    must(&mut at_source, include_str!("kvorumctl/mirror.txt"));
+    let last = "@lines 3\nwatch --rev=2 a/end";
+    must(
+        &mut at_destination,
+        &last.replace("a/end", if flags.contains(&"--dest-prefix=z/") { "z/end" } else { "a/end" }),
+    );
+    let copied = must(&mut at_destination, "get --prefix ''\nget --prefix '' --hex");
+    mirror.kill().expect("the mirror still runs");
+    mirror.wait().expect("a child can be waited for");
+    copied
+}
+
+#[test]
+fn mirrors() {
+    let Some((etcdctl, kvorumctl)) = programs() else { return };
+    let Some(binary) = tools::or_skip(tools::server_under_test()) else { return };
+    for flags in [&["--prefix=a/"][..], &["--prefix=a/", "--dest-prefix=z/", "--max-txn-ops=1"]] {
+        let expected = mirrored(&etcdctl, &etcdctl, &binary, flags);
+        assert_eq!(mirrored(&kvorumctl, &etcdctl, &binary, flags), expected, "{flags:?}");
+    }
 }
