@@ -235,6 +235,10 @@ impl Session {
         }
         let words: Vec<String> = step.words.iter().map(|word| self.expand(word)).collect();
         self.learn(&outcome.stdout);
+        // What was asked twice may have been done twice: good to know when answers differ.
+        for line in String::from_utf8_lossy(&outcome.stderr).lines().filter(|line| line.contains("\"retrying of")) {
+            println!("line {}: {line}", step.line);
+        }
         outcome.stdout = self.anonymous(&words, &outcome.stdout);
         outcome.stderr = self.anonymous(&words, &without_noise(&outcome.stderr));
         if words.iter().any(|word| word == "remove") {
@@ -257,6 +261,11 @@ impl Session {
         command.envs(step.environment.iter().map(|(name, value)| (name, self.expand(value))));
         if !names_endpoints {
             command.arg(format!("--endpoints={}", self.variables["url"]));
+        }
+        let has = |beginning: &str| words.iter().any(|word| word.starts_with(beginning));
+        if has("--user") && !has("--dial-timeout") {
+            // A login must not fail because a machine is busy: it takes time by design.
+            command.arg(format!("--dial-timeout={}s", COMMAND_TIME_MAX.as_secs() / 2));
         }
         command.args(words.iter().map(|word| OsString::from_vec(bytes_of(word))));
         let mut outcome = run(command, self.expand_bytes(&step.input), step.lines)?;
@@ -333,7 +342,7 @@ impl Session {
     fn anonymous(&self, words: &[String], output: &[u8]) -> Vec<u8> {
         let mut output = output.to_vec();
         for (id, name) in &self.ids {
-            for shown in [format!("{id:016x}"), format!("{id:x}"), id.to_string()] {
+            for shown in [format!("{id:016x}"), format!("{id:16x}"), format!("{id:x}"), id.to_string()] {
                 output = replace(&output, shown.as_bytes(), name.as_bytes());
             }
             output = replace(&output, &varint(*id), name.as_bytes());

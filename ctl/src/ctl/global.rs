@@ -338,10 +338,7 @@ fn with_environment(parsed: &Parsed, environment: &[(String, String)]) -> Result
             let Some(rest) = name.strip_prefix(beginning) else { continue };
             let flag = FLAGS.iter().find(|flag| variable(flag) == rest);
             if beginning == ETCDCTL && flag.is_some_and(|flag| given.contains(flag.name)) {
-                let text = format!(
-                    "conflicting environment variable {name} is shadowed by corresponding command-line flag (either \
-                     unset environment variable or disable flag)"
-                );
+                let text = format!("the variable {name} and its flag are both given: take one of them away");
                 return Err(Failure::new(EXIT_ERROR, text));
             }
             if flag.is_none() && !OF_COMMANDS.contains(&rest) {
@@ -390,7 +387,7 @@ mod tests {
         assert_eq!(warnings, ["Warning: unrecognized environment variable ETCDCTL_NO"]);
         let failure = with(&[(&HEX, "true")], &[("ETCDCTL_HEX", "true")]).expect_err("both are given");
         assert_eq!(failure.exit_code, EXIT_ERROR);
-        assert!(failure.message.contains("ETCDCTL_HEX is shadowed"), "{failure:?}");
+        assert!(failure.message.contains("ETCDCTL_HEX and its flag"), "{failure:?}");
         let (parsed, warnings) = with(&[], &[("ETCDCTL_DIAL_TIMEOUT", "x")]).expect("only warned");
         assert_eq!(parsed.value(&DIAL_TIMEOUT), "2s");
         assert_eq!(warnings, ["Warning: invalid value \"x\" for ETCDCTL_DIAL_TIMEOUT: time: invalid duration \"x\""]);

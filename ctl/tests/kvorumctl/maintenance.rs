@@ -53,11 +53,11 @@ fn hashes_agree_and_unreachable_members_are_named() {
     let rows: Vec<Vec<&str>> = both.lines().map(|line| line.split(", ").collect()).collect();
     assert_eq!((rows.len(), &rows[0][1..]), (2, &rows[1][1..]), "{both}");
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let answer = world.run(&format!("endpoint status --endpoints {free},{address} --command-timeout 200ms"));
+    let answer = world.run(&format!("endpoint status --endpoints {free},{address} --command-timeout 1s"));
     assert_eq!((answer.code, answer.output.lines().count()), (1, 1), "{answer:?}");
     let expected = format!("Failed to get the status of endpoint {free} (context deadline exceeded)");
     assert_eq!(answer.errors.trim_end(), expected);
-    let answer = world.run(&format!("endpoint health --endpoints {free},{address} --command-timeout 200ms"));
+    let answer = world.run(&format!("endpoint health --endpoints {free},{address} --command-timeout 1s"));
     assert_eq!((answer.code, answer.output.lines().count()), (1, 1), "{answer:?}");
     assert!(answer.errors.ends_with("Error: unhealthy cluster\n"), "{answer:?}");
 }

@@ -36,7 +36,7 @@ fn the_environment_is_read() {
     assert_eq!(run("get a --hex=false", &[("KVORUMCTL_HEX", "true")]).output, "a\n1\n");
     let answer = run("get a --hex", &[("ETCDCTL_HEX", "true")]);
     assert_eq!(answer.code, 1);
-    assert!(answer.errors.contains("ETCDCTL_HEX is shadowed by"), "{answer:?}");
+    assert!(answer.errors.contains("ETCDCTL_HEX and its flag"), "{answer:?}");
     let answer = run("get a", &[("ETCDCTL_NOSUCH", "x")]);
     assert_eq!((answer.code, answer.output.as_str()), (0, "a\n1\n"));
     assert_eq!(answer.errors, "Warning: unrecognized environment variable ETCDCTL_NOSUCH\n");
