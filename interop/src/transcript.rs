@@ -262,6 +262,11 @@ impl Session {
         if !names_endpoints {
             command.arg(format!("--endpoints={}", self.variables["url"]));
         }
+        let has = |beginning: &str| words.iter().any(|word| word.starts_with(beginning));
+        if has("--user") && !has("--dial-timeout") {
+            // A login must not fail because a machine is busy: it takes time by design.
+            command.arg(format!("--dial-timeout={}s", COMMAND_TIME_MAX.as_secs() / 2));
+        }
         command.args(words.iter().map(|word| OsString::from_vec(bytes_of(word))));
         let mut outcome = run(command, self.expand_bytes(&step.input), step.lines)?;
         if let Some(lines) = step.lines {

@@ -333,3 +333,25 @@ impl Answer for MemberListResponse {
         Some(print::table(&["ID", "Status", "Name", "Peer Addrs", "Client Addrs", "Is Learner"], &rows))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_refused_in_gos_words() {
+        for url in ["http://127.0.0.1:1", " https://[::1]:2380", "unix:anything", "HTTP://name:1"] {
+            assert_eq!(check_url(url), Ok(()), "{url}");
+        }
+        for (url, text) in [
+            ("127.0.0.1:1", "parse \"127.0.0.1:1\": first path segment in URL cannot contain colon"),
+            ("name", "URL scheme must be http, https, unix, or unixs: name"),
+            ("http://name", "URL address does not have the form \"host:port\": http://name"),
+            ("http://name:1/path", "URL must not contain a path: http://name:1/path"),
+            ("http://name:x", "parse \"http://name:x\": invalid port \":x\" after host"),
+            ("://name:1", "parse \"://name:1\": missing protocol scheme"),
+        ] {
+            assert_eq!(check_url(url), Err(text.to_owned()), "{url}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use super::messages::with_header;
 use super::output::{Answer, Style, Text, print_bytes};
 use super::role::RoleAnswer;
 use super::{AUTHENTICATION, session, terminal};
-use crate::command::{Action, Command, EXIT_BAD_ARGUMENTS, Failure, Flag, Parsed};
+use crate::command::{Action, Command, EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED, Failure, Flag, Parsed};
 use crate::golang::json;
 
 const INTERACTIVE: Flag =
@@ -116,7 +116,10 @@ fn new_password(parsed: &Parsed, user: &str) -> Result<String, Failure> {
         return Ok(line.split_whitespace().next().unwrap_or_default().to_owned());
     }
     let ask = |prompt: String| {
-        let refuse = |failure: Failure| Failure::usage(format!("failed to ask password: {}", failure.message));
+        let refuse = |failure: Failure| match failure.exit_code {
+            EXIT_INTERRUPTED => failure,
+            _ => Failure::usage(format!("failed to ask password: {}", failure.message)),
+        };
         terminal::ask_password(&prompt).map_err(refuse)
     };
     let password = ask(format!("Password of {user}: "))?;

@@ -6,6 +6,7 @@ mod keys;
 mod lease;
 mod maintenance;
 mod mirror;
+mod terminal;
 mod tool;
 mod txn;
 mod watch;
