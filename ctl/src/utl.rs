@@ -2,11 +2,8 @@
 
 mod snapshot;
 
-use crate::command::{Action, Command, EXIT_BAD_FEATURE, Failure, Flag, Parsed};
-
-/// The version of etcd whose tool this one stands for.
-const ETCD_VERSION: &str = "3.7.1";
-const API_VERSION: &str = "3.7";
+use crate::command::{Action, Command, EXIT_BAD_FEATURE, Failure, Flag, Parsed, Program};
+use crate::{API_VERSION, ETCD_VERSION};
 
 const WRITE_OUT: Flag = Flag {
     name: "write-out",
@@ -16,33 +13,35 @@ const WRITE_OUT: Flag = Flag {
     about: "set the output format (fields, json, protobuf, simple, table)",
 };
 
-pub static ROOT: Command = Command {
-    name: "kvorumutl",
-    operands: "",
-    about: "Works on the files of a member that does not run.",
-    flags: &[WRITE_OUT],
-    action: Action::Group(&[
-        Command {
-            name: "snapshot",
-            operands: "",
-            about: "Manages snapshots of a member",
-            flags: &[],
-            action: Action::Group(&[Command {
-                name: "status",
-                operands: "<filename>",
-                about: "Gets the status of a snapshot or database file",
-                flags: &[],
-                action: Action::Run(snapshot::status),
-            }]),
-        },
-        Command {
-            name: "version",
-            operands: "",
-            about: "Prints the version of kvorumutl",
-            flags: &[],
-            action: Action::Run(version),
-        },
-    ]),
+pub static PROGRAM: Program = Program {
+    root: Command {
+        name: "kvorumutl",
+        about: "Works on the files of a member that does not run.",
+        flags: &[WRITE_OUT],
+        action: Action::Group(&[
+            Command {
+                name: "snapshot",
+                about: "Manages snapshots of a member",
+                action: Action::Group(&[Command {
+                    name: "status",
+                    operands: "<filename>",
+                    about: "Gets the status of a snapshot or database file",
+                    action: Action::Run(snapshot::status),
+                    ..Command::EMPTY
+                }]),
+                ..Command::EMPTY
+            },
+            Command {
+                name: "version",
+                about: "Prints the version of kvorumutl",
+                action: Action::Run(version),
+                ..Command::EMPTY
+            },
+        ]),
+        ..Command::EMPTY
+    },
+    headings: &[],
+    footer: "",
 };
 
 /// How a command prints.

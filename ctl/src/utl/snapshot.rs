@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{OutputFormat, output_format};
 use crate::command::{EXIT_BAD_ARGUMENTS, EXIT_ERROR, Failure, Parsed};
-use crate::print;
+use crate::{golang, print};
 
 /// As etcdutl's JSON has it.
 #[derive(Serialize)]
@@ -28,10 +28,9 @@ pub(super) fn status(parsed: &Parsed) -> Result<String, Failure> {
     let [path] = &parsed.operands[..] else {
         return Err(Failure::new(EXIT_BAD_ARGUMENTS, "snapshot status requires exactly one argument"));
     };
-    let path = Path::new(path);
+    let path = Path::new(path.os_text());
     std::fs::metadata(path).map_err(|error| {
-        let text = error.to_string();
-        let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+        let text = golang::io_error_text(&error);
         Failure::new(EXIT_ERROR, format!("stat {}: {text}", path.display()))
     })?;
     let format = output_format(parsed)?;
