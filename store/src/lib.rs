@@ -10,6 +10,7 @@
 //! overlay that readers consult first.
 
 pub mod apply;
+pub mod auth;
 pub mod backend;
 pub mod check;
 pub mod event;
@@ -31,6 +32,7 @@ mod reader;
 mod shared;
 
 pub use apply::{Applied, Effects, LeaseChange, Position, Writer};
+pub use auth::{AUTH_NAME_BYTES_MAX, Access, AuthState, Caller, Token, TokenChange};
 pub use backend::{Backend, BackendError, Bucket, CommitBatch, Operation, ReadTransaction};
 pub use check::{check_delete_range, check_put, check_range, check_txn, is_read_only, is_serializable_txn, quota_cost};
 pub use error::{ApplyError, ApplyFailure, HistoryError, OpenError, ReadError};
