@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::auth::Credentials;
 use crate::grpc::{MessageReader, Responder, Status, answer_content_type, parse_timeout};
 use crate::limits::{CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, STREAM_WINDOW_BYTES};
 use crate::metrics::GrpcMethod;
@@ -34,6 +36,9 @@ pub struct ConnectionConfig {
     pub message_bytes_max: usize,
     pub concurrent_streams_max: u32,
     pub keepalive: KeepaliveConfig,
+    /// The user that the verified certificate of this connection names, where such names are users (`--client-cert-auth`).
+    /// Set for one connection by whoever made its handshake.
+    pub certificate_user: Option<Arc<str>>,
 }
 
 /// Serves a connection to its end.
@@ -187,8 +192,13 @@ fn begin_call(
     }
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let require_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
-    let call = Call { method, deadline, require_leader };
     let streaming = services::is_streaming(method);
+    // A stream may outlive the time without authentication; a unary call is over before.
+    let credentials = match streaming || worker.reader.auth_generation() != 0 {
+        true => Credentials::of_call(&head.headers, config.certificate_user.as_ref()),
+        false => Credentials::default(),
+    };
+    let call = Call { method, deadline, credentials, identity: None, require_leader };
     let encoding = head.headers.get("grpc-encoding");
     let mut messages = MessageReader::new(body, config.message_bytes_max, encoding, !streaming);
     if streaming {

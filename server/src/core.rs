@@ -20,10 +20,11 @@ use kvorum_disk::{DiskError, Wal};
 use kvorum_node::lease_timers::Renewal;
 use kvorum_node::member::{Member, Outcome, Proposal, Turn};
 use kvorum_node::{Persist, RequestIds, SnapshotPosition};
-use kvorum_store::{Header, Reader};
+use kvorum_store::{Caller, Header, Reader};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::auth::{Authenticator, Identity};
 use crate::database::Databases;
 use crate::ids::to_hex;
 use crate::limits::{
@@ -77,6 +78,7 @@ pub struct CoreParts {
     pub publisher: WatchPublisher,
     pub metrics: Arc<Metrics>,
     pub databases: Databases,
+    pub authenticator: Authenticator,
 }
 
 pub struct Core {
@@ -86,6 +88,7 @@ pub struct Core {
     pub publisher: WatchPublisher,
     pub metrics: Arc<Metrics>,
     pub databases: Databases,
+    pub authenticator: Authenticator,
     state: Mutex<Member<Waiter>>,
     log: Mutex<Wal>,
     queue: Mutex<Queue>,
@@ -203,7 +206,7 @@ impl Wanted {
 
 impl Core {
     pub fn new(config: CoreConfig, parts: CoreParts, workers: usize) -> Self {
-        let CoreParts { member, reader, wal, ids, publisher, metrics, databases } = parts;
+        let CoreParts { member, reader, wal, ids, publisher, metrics, databases, authenticator } = parts;
         Self {
             config,
             reader,
@@ -211,6 +214,7 @@ impl Core {
             publisher,
             metrics,
             databases,
+            authenticator,
             state: Mutex::new(member),
             log: Mutex::new(wal),
             queue: Mutex::default(),
@@ -393,12 +397,22 @@ impl Core {
         }
     }
 
-    /// Proposes and waits.
+    /// Proposes and waits. Nobody asks for it: what needs a permission is refused when it is applied.
     pub async fn propose(&self, request: InternalRaftRequest) -> Result<kvorum_store::Applied, EtcdError> {
+        self.propose_for(None, request).await
+    }
+
+    /// Proposes for a user, and waits.
+    pub async fn propose_for(
+        &self,
+        identity: Option<&Identity>,
+        request: InternalRaftRequest,
+    ) -> Result<kvorum_store::Applied, EtcdError> {
         if let Some(error) = self.refusal() {
             return Err(error);
         }
-        let (id, data) = self.state.lock().number(request);
+        let caller = identity.map_or(Caller::NOBODY, Identity::caller);
+        let (id, data) = self.state.lock().number_for(caller, request);
         if data.len() > self.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge);
         }
@@ -520,6 +534,12 @@ impl Core {
         self.commit_index.store(consensus.commit_index(), Ordering::Relaxed);
         self.is_alone.store(consensus.is_single_voter(), Ordering::Relaxed);
         let wanted_entries = consensus.wanted_entries();
+        if !turn.tokens.is_empty() {
+            self.authenticator.note(now, std::mem::take(&mut turn.tokens));
+        }
+        if turn.auth_changed {
+            self.publisher.permissions_changed();
+        }
         if !turn.events.is_empty() {
             self.publisher.publish(Arc::from(std::mem::take(&mut turn.events)));
         }

@@ -9,6 +9,7 @@
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
 
+pub mod auth;
 mod authority;
 mod auto_compaction;
 pub mod background;

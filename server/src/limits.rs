@@ -119,3 +119,19 @@ pub const DATABASE_READ_BYTES: usize = 8 * SNAPSHOT_BLOB_BYTES;
 
 /// Pieces of [`DATABASE_READ_BYTES`] that wait for the client; the reading waits when there are so many.
 pub const DATABASE_PIECES_MAX: usize = 4;
+
+/// Simple tokens that a member remembers. While there are so many, nobody logs in there.
+pub const SIMPLE_TOKENS_MAX: usize = 1_000_000;
+
+/// Tokens that a connection thread remembers to be good; beyond it the thread forgets them all, and asks again.
+pub const PROVEN_TOKENS_MAX: usize = 8192;
+
+/// Logins, password changes and signatures that wait for a thread; a further one is refused. At etcd's default cost a
+/// thread takes about twenty a second.
+pub const PASSWORD_QUEUE_MAX: usize = 64;
+
+/// One thread for passwords for so many cores, and at least one.
+pub const PASSWORD_THREADS_PER_CORE_DIVISOR: usize = 2;
+
+/// Times a login is begun anew because users, roles or permissions changed meanwhile.
+pub const LOGIN_ATTEMPTS_MAX: usize = 16;

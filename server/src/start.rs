@@ -15,6 +15,7 @@ use kvorum_store::Backend;
 use parking_lot::Mutex;
 use tracing::info;
 
+use crate::auth::Authenticator;
 use crate::background::{self, BackendThread};
 use crate::changes;
 use crate::config::{AutoCompaction, Config};
@@ -75,6 +76,8 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     let listeners = listen(&config.listen_client_urls, config)?;
     let peer_listeners = listen(&config.listen_peer_urls, config)?;
     let client_urls: Vec<Url> = listeners.iter().map(|(url, _)| url.clone()).collect();
+    let authenticator = Authenticator::new(&config.auth_token, config.auth_token_ttl_seconds, config.bcrypt_cost)
+        .map_err(|error| StartError::new("failed to create token provider", error))?;
     let opened = open(config)?;
     let core = Arc::new(Core::new(
         core_config(config, &opened),
@@ -86,6 +89,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
             publisher: WatchPublisher::new(opened.revision),
             metrics: Arc::new(Metrics::new()),
             databases: Databases::new(Arc::clone(&opened.backend), config.snapshot_dir()),
+            authenticator,
         },
         worker_count(config),
     ));

@@ -18,7 +18,7 @@ use crate::limits::{
 };
 use crate::pings::KeepaliveConfig;
 use crate::scheduling;
-use crate::services::watch::{CoreHeader, StoreHistory};
+use crate::services::watch::{CoreHeader, StoreHistory, StorePermits};
 use crate::watch::{FRAGMENT_OVERHEAD_BYTES, WatchConfig};
 use crate::worker::Worker;
 
@@ -42,6 +42,7 @@ impl WorkerOptions {
                     config.grpc_keepalive_interval,
                     config.grpc_keepalive_timeout,
                 ),
+                certificate_user: None,
             },
             watch: WatchConfig {
                 progress_interval: config.watch_progress_notify_interval,
@@ -108,7 +109,8 @@ pub fn start_all(
 async fn run(core: Arc<Core>, index: usize, mut streams: mpsc::UnboundedReceiver<TcpStream>, options: WorkerOptions) {
     let header = Rc::new(CoreHeader(Arc::clone(&core)));
     let history = Rc::new(StoreHistory(core.reader.clone()));
-    let hub = core.publisher.attach(options.watch, header, history);
+    let permits = Rc::new(StorePermits(core.reader.clone()));
+    let hub = core.publisher.attach(options.watch, header, history, permits);
     let worker = Worker::new(Arc::clone(&core), index, hub);
     worker.spawn_tasks();
     let config = Rc::new(options.connection);

@@ -234,7 +234,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
         ("--listen-metrics-urls http://127.0.0.1:1", "--listen-metrics-urls"),
         ("--listen-client-http-urls http://127.0.0.1:1", "--listen-client-http-urls"),
         ("--metrics extensive", "--metrics"),
-        ("--auth-token jwt", "--auth-token"),
         ("--enable-pprof", "--enable-pprof"),
         ("--corrupt-check-time 1m", "--corrupt-check-time"),
         ("--discovery-srv example.com", "--discovery-srv"),
