@@ -367,7 +367,8 @@ async fn an_entry_of_the_unknown_stops_the_member() {
     let mut cluster = Cluster::found(&[&etcd, &kvorum, &etcd], LENIENT).await;
     cluster.settle().await;
     let applied = cluster.nodes[1].status().await.expect("a status").raft_applied_index;
-    let request = pb::AuthRoleAddRequest { name: "somebody".to_owned() };
+    // etcd takes longer names than this version.
+    let request = pb::AuthRoleAddRequest { name: "x".repeat(1025) };
     let mut auth = pb::auth_client::AuthClient::new(cluster.nodes[0].channel.clone());
     auth.role_add(request).await.expect("etcd takes a role");
     let mut stopped = cluster.nodes.remove(1);

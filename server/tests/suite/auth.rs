@@ -310,7 +310,7 @@ fn logins_and_what_ends_them() {
     run(async {
         let folder = folder();
         let config = auth_config(folder.path());
-        let Half { client, member } = start_with(&config);
+        let Half { client, mut member } = start_with(&config);
         client.add_everybody().await;
         let options = Some(UserAddOptions { no_password: true });
         let cert = pb::AuthUserAddRequest { name: "cert".to_owned(), options, ..Default::default() };
@@ -352,6 +352,7 @@ fn logins_and_what_ends_them() {
         assert_eq!(refused.message(), "etcdserver: request is too large");
         drop(client);
         member.stop();
+        drop(member);
         // Users survive, tokens do not.
         let Half { client, member: _member } = start_with(&config);
         assert_eq!(client.put_as(&root, "k").await.expect_err("nobody knows it").code(), tonic::Code::Unauthenticated);
