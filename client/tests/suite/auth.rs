@@ -1,12 +1,12 @@
-//! Users, roles, tokens, against real etcd.
+//! Users, roles, tokens.
 
 use std::future::Future;
 
 use kvorum_client::{Client, Code, Config, ErrorKind, EtcdError, EventExt, Header, Permission, WatchError};
 
-use crate::world::{World, on_etcd};
+use crate::world::{World, on_every_server};
 
-on_etcd!(users_and_roles, logging_in, tokens_are_renewed, given_tokens, authentication_turned_on_later);
+on_every_server!(users_and_roles, logging_in, tokens_are_renewed, given_tokens, authentication_turned_on_later);
 
 /// Turns authentication on, with root and a user who may read and write below "app/".
 async fn enable(client: &Client) {
