@@ -90,7 +90,7 @@ impl World {
     pub fn start_again(&mut self) {
         match &mut self.server {
             Server::Embedded { member, folder } => {
-                *member = Some(embedded(&folder));
+                *member = Some(embedded(folder));
             }
             Server::Process(member) => member.restart().unwrap(),
         }

@@ -90,6 +90,8 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// Changes of users, roles and permissions, counted from 1.
+    auth_revision: Gauge = "etcd_debugging_auth_revision" as gauge;
     /// Revision up to which history was compacted.
     compact_revision: Gauge = "etcd_debugging_mvcc_compact_revision" as gauge;
     /// Current revision of the store.
