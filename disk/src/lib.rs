@@ -18,7 +18,9 @@ pub mod wal;
 pub use error::DiskError;
 pub use file::{File, FileSystem, OpenMode, RealFileSystem, create_durable_directories};
 pub use incoming::IncomingDatabase;
-pub use lmdb::{ExchangeError, Exported, Generation, LmdbBackend, LmdbOptions, PreparedGeneration, RetiredGeneration};
+pub use lmdb::{
+    ExchangeError, Exported, Generation, LmdbBackend, LmdbOptions, PreparedGeneration, RetiredGeneration, Shrink,
+};
 pub use reopen::{ReopenError, Reopened, reopen};
 pub use snap::{SnapDirectory, SnapError, SnapshotFile};
 pub use wal::{

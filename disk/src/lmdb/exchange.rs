@@ -431,7 +431,7 @@ impl Digest {
 
 /// The part of the memory map that was read and not given back yet.
 #[derive(Default)]
-struct Mapped {
+pub(super) struct Mapped {
     bytes: usize,
     lowest: usize,
     highest: usize,
@@ -439,7 +439,7 @@ struct Mapped {
 
 impl Mapped {
     /// `bytes` must lie in the map.
-    fn note(&mut self, bytes: &[u8]) {
+    pub(super) fn note(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }

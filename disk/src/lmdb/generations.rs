@@ -14,6 +14,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kvorum_store::backend::BackendError;
 
@@ -33,7 +34,6 @@ pub struct PreparedGeneration {
     /// None: it became the live one.
     generation: Option<Arc<Generation>>,
     pub(super) temporary: PathBuf,
-    pub(super) target: PathBuf,
 }
 
 impl PreparedGeneration {
@@ -41,6 +41,10 @@ impl PreparedGeneration {
     pub fn received(&self) -> Arc<Generation> {
         Arc::clone(self.generation.as_ref().expect("it is taken by the switch only, which takes all"))
     }
+    pub(super) fn new(generation: Arc<Generation>, temporary: PathBuf) -> Self {
+        Self { generation: Some(generation), temporary }
+    }
+
 }
 
 impl PreparedGeneration {
@@ -85,18 +89,25 @@ impl RetiredGeneration {
 }
 
 impl LmdbBackend {
-    /// Builds an environment from a bbolt file, beside the live one and without touching it. One at a time. It takes a
-    /// while: the file is read, written and compared.
+    /// Builds an environment from a bbolt file, beside the live one and without touching it. It takes a while: the file is
+    /// read, written and compared.
     pub fn prepare(&self, file: &BoltFile) -> Result<PreparedGeneration, ExchangeError> {
-        let current = self.generation();
-        let number = number_of(&self.directory, current.directory()).unwrap_or_default() + 1;
-        let target = folder(&self.directory, number);
-        let mut temporary = target.clone().into_os_string();
+        let (temporary, generation) = self.begin_generation(|directory| import_bolt(file, directory, self.options))?;
+        Ok(PreparedGeneration::new(Arc::new(generation), temporary))
+    }
+
+    /// Builds one in a new folder beside the live one; after an error nothing is left of it.
+    pub(super) fn begin_generation<Error: From<BackendError>>(
+        &self,
+        build: impl FnOnce(&Path) -> Result<Generation, Error>,
+    ) -> Result<(PathBuf, Generation), Error> {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let mut temporary = folder(&self.directory, number).into_os_string();
         temporary.push(TEMPORARY_SUFFIX);
         let temporary = PathBuf::from(temporary);
         remove_if_present(&temporary)?;
-        match import_bolt(file, &temporary, self.options) {
-            Ok(generation) => Ok(PreparedGeneration { generation: Some(Arc::new(generation)), temporary, target }),
+        match build(&temporary) {
+            Ok(generation) => Ok((temporary, generation)),
             Err(error) => {
                 // The error that stopped it tells more; the next start removes what stays.
                 drop(RealFileSystem.remove_directory(&temporary));
@@ -110,11 +121,14 @@ impl LmdbBackend {
     /// on which is live. In both cases the member should stop.
     pub fn switch(&self, mut prepared: PreparedGeneration) -> Result<RetiredGeneration, BackendError> {
         RealFileSystem
-            .rename(&prepared.temporary, &prepared.target)
+        // Two may be built at a time: the one that comes last must get the highest number.
+        let number = number_of(&self.directory, self.generation().directory()).unwrap_or_default() + 1;
+        let target = folder(&self.directory, number);
+            .rename(&prepared.temporary, &target)
             .map_err(|cause| failed("rename", &prepared.temporary, cause))?;
         let generation = prepared.generation.take().expect("it is taken here only");
-        generation.moved_to.set(prepared.target.clone()).expect("it is moved once");
-        sync_parent(&prepared.target, self.options)?;
+        generation.moved_to.set(target.clone()).expect("it is moved once");
+        sync_parent(&target, self.options)?;
         Ok(RetiredGeneration { generation: self.replace_shared(generation), options: self.options })
     }
 }
@@ -170,7 +184,7 @@ fn folder(first: &Path, number: u64) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn number_of(first: &Path, path: &Path) -> Option<u64> {
+pub(super) fn number_of(first: &Path, path: &Path) -> Option<u64> {
     if path == first {
         return Some(0);
     }
