@@ -114,6 +114,7 @@ async fn answer(worker: &Rc<Worker>, call: Call, message: Bytes) -> Result<Bytes
         GrpcMethod::MemberPromote => cluster::member_promote(worker, message).await,
         GrpcMethod::Alarm => maintenance::alarm(worker, message).await,
         GrpcMethod::Status => maintenance::status(worker),
+        GrpcMethod::Defragment => maintenance::defragment(worker, message).await,
         GrpcMethod::MoveLeader => maintenance::move_leader(worker, message).await,
         GrpcMethod::Downgrade => maintenance::downgrade(worker, message).await,
         GrpcMethod::Hash => maintenance::hash(worker).await,
