@@ -42,6 +42,7 @@ mod shrinking;
 mod snapshots;
 mod socket;
 pub mod start;
+mod take_over;
 pub mod urls;
 pub mod watch;
 mod worker;
