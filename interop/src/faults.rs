@@ -48,10 +48,16 @@ const LAST_PUTS_MAX: usize = 20;
 const END_KEY: &str = "k2";
 
 /// Flags with which logs are so short that members that were away need a database.
-const SHORT_LOGS: [&str; 4] = ["--snapshot-count=40", "--max-wals=2", "--max-snapshots=2", "--wal-segment-bytes=20000"];
+const SHORT_LOGS: [&str; 5] = [
+    "--snapshot-count=40",
+    "--snapshot-catchup-entries=60",
+    "--max-wals=2",
+    "--max-snapshots=2",
+    "--wal-segment-bytes=20000",
+];
 
-/// Logs that a member catches up from.
-const LONG_LOGS: [&str; 2] = ["--snapshot-count=2000", "--wal-segment-bytes=200000"];
+/// Logs that a member catches up from, in part from their files.
+const LONG_LOGS: [&str; 3] = ["--snapshot-count=2000", "--snapshot-catchup-entries=300", "--wal-segment-bytes=200000"];
 
 /// One round.
 #[derive(Clone, Debug)]

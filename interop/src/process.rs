@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -54,6 +55,8 @@ pub struct Member {
     place: Option<Place>,
     /// None until the first start.
     child: Option<Child>,
+    /// Copy what the child says to the log, until it has ended.
+    readers: Vec<JoinHandle<()>>,
 }
 
 /// Where a member of several belongs. Others know its peer URL, which therefore stays.
@@ -87,6 +90,7 @@ impl Member {
             peer_url: free_url(),
             place: None,
             child: None,
+            readers: Vec::new(),
         })
     }
 
@@ -140,6 +144,14 @@ impl Member {
         let child = self.child.as_mut().expect("the member was started");
         child.kill().ok();
         child.wait().expect("a child can be waited for");
+        self.finish_log();
+    }
+
+    /// Waits until the log holds the last words of a child that has ended.
+    fn finish_log(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.join().expect("a reader does not panic");
+        }
     }
 
     /// Asks for a clean stop (SIGTERM; an oracle's stdin is closed), waits for it, and gives the exit code.
@@ -152,7 +164,9 @@ impl Member {
                 Command::new("kill").args(["-TERM", &id]).status().expect("kill is part of every system");
             }
         }
-        child.wait().expect("a child can be waited for").code()
+        let code = child.wait().expect("a child can be waited for").code();
+        self.finish_log();
+        code
     }
 
     /// Waits for a member that stops by itself, and gives the exit code. Err when it does not stop.
@@ -161,6 +175,7 @@ impl Member {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(EXIT_SECONDS) {
             if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+                self.finish_log();
                 return Ok(status.code());
             }
             std::thread::sleep(EXIT_CHECK);
@@ -174,9 +189,10 @@ impl Member {
         let folder = self.folder().to_path_buf();
         for attempt in 1.. {
             match launch(self, &folder) {
-                Ok((child, client_url)) => {
-                    self.child = Some(child);
-                    self.client_url = client_url;
+                Ok(launched) => {
+                    self.child = Some(launched.child);
+                    self.readers = launched.readers;
+                    self.client_url = launched.client_url;
                     return Ok(());
                 }
                 Err(error) => {
@@ -212,7 +228,13 @@ impl Drop for Member {
     }
 }
 
-fn launch(member: &Member, folder: &Path) -> Result<(Child, String), String> {
+struct Launched {
+    child: Child,
+    readers: Vec<JoinHandle<()>>,
+    client_url: String,
+}
+
+fn launch(member: &Member, folder: &Path) -> Result<Launched, String> {
     let Member { kind, binary, arguments, client_url, peer_url, place, .. } = member;
     let kind = *kind;
     let mut command = Command::new(binary);
@@ -237,20 +259,17 @@ fn launch(member: &Member, folder: &Path) -> Result<(Child, String), String> {
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;
     let stdout = child.stdout.take().expect("stdout was piped");
     let stderr = child.stderr.take().expect("stderr was piped");
-    let ready = match kind {
-        Kind::Oracle => {
-            follow(BufReader::new(stderr), folder, "");
-            follow(BufReader::new(stdout), folder, "ready http")
-        }
-        Kind::Server => {
-            follow(BufReader::new(stdout), folder, "");
-            follow(BufReader::new(stderr), folder, READY_LINE)
-        }
+    let (stdout_mark, stderr_mark) = match kind {
+        Kind::Oracle => ("ready http", ""),
+        Kind::Server => ("", READY_LINE),
     };
+    let (of_stdout, stdout_reader) = follow(BufReader::new(stdout), folder, stdout_mark);
+    let (of_stderr, stderr_reader) = follow(BufReader::new(stderr), folder, stderr_mark);
+    let ready = if kind == Kind::Oracle { of_stdout } else { of_stderr };
     match ready.recv_timeout(Duration::from_secs(READY_SECONDS)) {
         Ok(line) => {
             let url = line.strip_prefix("ready ").map_or_else(|| client_url.clone(), str::to_owned);
-            Ok((child, url))
+            Ok(Launched { child, readers: vec![stdout_reader, stderr_reader], client_url: url })
         }
         Err(_) => {
             child.kill().ok();
@@ -261,11 +280,15 @@ fn launch(member: &Member, folder: &Path) -> Result<(Child, String), String> {
 }
 
 /// Copies lines to the log and reports the first that contains `mark` (none when it is empty).
-fn follow(lines: impl BufRead + Send + 'static, folder: &Path, mark: &'static str) -> Receiver<String> {
+fn follow(
+    lines: impl BufRead + Send + 'static,
+    folder: &Path,
+    mark: &'static str,
+) -> (Receiver<String>, JoinHandle<()>) {
     let (found, receiver) = sync_channel(1);
     let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"));
     let mut log = log.expect("a new temporary folder can be written");
-    std::thread::spawn(move || {
+    let reader = std::thread::spawn(move || {
         let mut found = (!mark.is_empty()).then_some(found);
         for line in lines.lines().map_while(Result::ok) {
             writeln!(log, "{line}").ok();
@@ -274,7 +297,7 @@ fn follow(lines: impl BufRead + Send + 'static, folder: &Path, mark: &'static st
             }
         }
     });
-    receiver
+    (receiver, reader)
 }
 
 fn log_tail(folder: &Path) -> String {

@@ -29,6 +29,19 @@ pub struct LogEntry {
     pub data: Bytes,
 }
 
+impl LogEntry {
+    /// An entry as the write-ahead log holds it. What is absent counts as zero, as in etcd.
+    ///
+    /// # Errors
+    /// Its kind is none of etcd's.
+    pub fn from_message(entry: raftpb::Entry) -> Result<Self, String> {
+        let index = entry.index.unwrap_or(0);
+        let kind = raftpb::EntryType::try_from(entry.r#type.unwrap_or(0))
+            .map_err(|error| format!("entry {index} of the write-ahead log: {error}"))?;
+        Ok(Self { kind, term: entry.term.unwrap_or(0), index, data: entry.data.unwrap_or_default() })
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     pub term: u64,
@@ -510,7 +523,8 @@ impl Consensus {
         self.raw.mut_store().release_applied();
     }
 
-    /// Keeps at most this many applied entries in memory, for a simulation whose peers are to fall behind soon.
+    /// Keeps at most this many applied entries in memory (`--snapshot-catchup-entries`), if their bytes allow it. A peer
+    /// that lacks older ones gets them from the write-ahead log, or a database if that was purged.
     pub fn limit_log_window(&mut self, entries_max: usize) {
         self.raw.mut_store().limit(entries_max);
     }

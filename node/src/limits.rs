@@ -1,6 +1,6 @@
 //! Every bound of this crate, with what happens when it is reached.
 
-/// Entries kept in memory behind the applied index; older ones are dropped from the window.
+/// Entries kept in memory behind the applied index, unless a member is told otherwise; older ones are dropped from the window.
 pub const LOG_WINDOW_ENTRIES_MAX: usize = 5_000;
 
 /// Bytes of entry data kept in memory behind the applied index; older ones are dropped from the window.

@@ -112,9 +112,9 @@ impl LogWindow {
         self.first_available = first;
     }
 
-    /// Keeps fewer entries in memory than [`LOG_WINDOW_ENTRIES_MAX`].
+    /// Keeps so many entries in memory instead of [`LOG_WINDOW_ENTRIES_MAX`].
     pub(crate) fn limit(&mut self, entries_max: usize) {
-        self.entries_max = entries_max.min(LOG_WINDOW_ENTRIES_MAX);
+        self.entries_max = entries_max;
     }
 
     pub(crate) fn set_conf_state(&mut self, conf_state: ConfState) {

@@ -241,6 +241,17 @@ impl<W> Member<W> {
     /// Applies what became committed and gathers everything there is to do outside into `turn`. What must be made
     /// durable is in [`Self::take_persists`].
     pub fn poll(&mut self, now: u64, turn: &mut Turn<W>) -> Result<(), MemberFailure> {
+        self.poll_each(now, turn, |_, _, _| {})
+    }
+
+    /// The same; `applied` looks at the member after every single entry, and at what the turn holds so far. For a
+    /// simulation, which compares the members entry by entry.
+    pub fn poll_each(
+        &mut self,
+        now: u64,
+        turn: &mut Turn<W>,
+        mut applied: impl FnMut(&Self, &LogEntry, &Turn<W>),
+    ) -> Result<(), MemberFailure> {
         loop {
             self.note_leader(turn);
             if !self.held.is_empty() && self.can_propose() {
@@ -262,6 +273,7 @@ impl<W> Member<W> {
                     self.consensus.release_applied_log();
                     turn.snapshot_forced = true;
                 }
+                applied(self, &entry, turn);
                 went_on = true;
             }
             self.reads.take_applied(self.consensus.applied_index(), |waiter| turn.reads.push((waiter, Ok(()))));

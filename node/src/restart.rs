@@ -72,15 +72,8 @@ pub fn restart(log: RecoveredLog, restored: &Restored) -> Result<Restart, String
         Some(json) => conf_state_from_json(json).map_err(|error| format!("backend: {error}"))?,
         None => conf_state,
     };
-    let entries = entries.into_iter().map(log_entry).collect::<Result<_, _>>()?;
+    let entries = entries.into_iter().map(LogEntry::from_message).collect::<Result<_, _>>()?;
     Ok(Restart::From(Start::Restart { hard_state, conf_state, snapshot, entries, applied }))
-}
-
-fn log_entry(entry: raftpb::Entry) -> Result<LogEntry, String> {
-    let index = entry.index.unwrap_or(0);
-    let kind = raftpb::EntryType::try_from(entry.r#type.unwrap_or(0))
-        .map_err(|error| format!("entry {index} of the write-ahead log: {error}"))?;
-    Ok(LogEntry { kind, term: entry.term.unwrap_or(0), index, data: entry.data.unwrap_or_default() })
 }
 
 #[cfg(test)]

@@ -31,8 +31,7 @@ impl HealthSource for MemberHealth<'_> {
     }
 
     fn is_learner(&self) -> bool {
-        let id = self.worker.core.config.member_id;
-        self.reader().members().members.get(&id).is_some_and(|member| member.is_learner)
+        self.worker.core.is_learner()
     }
 
     fn alarms(&self) -> Vec<AlarmKind> {

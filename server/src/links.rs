@@ -139,24 +139,16 @@ impl Links {
     /// Reads entries for a slow peer, once at a time: raft asks again for what is still missing.
     fn fetch(&self, core: &Core, low: u64, high: u64) {
         let read = wal::read_entries(&*self.file_system, &self.wal_directory, low, high, LOG_FETCH_BYTES_MAX);
-        let entries = read.unwrap_or_else(|error| {
-            tracing::warn!(error = %error, low, high, "cannot read older entries of the write-ahead log");
+        let read = read.map_err(|error| error.to_string());
+        let entries = read.and_then(|entries| entries.into_iter().map(LogEntry::from_message).collect());
+        let entries: Vec<LogEntry> = entries.unwrap_or_else(|error| {
+            tracing::warn!(error, low, high, "cannot read older entries of the write-ahead log");
             Vec::new()
         });
-        let entries: Vec<LogEntry> = entries.into_iter().filter_map(log_entry).collect();
         // Raft may ask for the next ones as soon as these are handed in.
         self.fetching.store(false, Ordering::Release);
         core.turn(|member, _, _| member.consensus_mut().provide_entries(low, &entries));
     }
-}
-
-fn log_entry(entry: raftpb::Entry) -> Option<LogEntry> {
-    Some(LogEntry {
-        kind: raftpb::EntryType::try_from(entry.r#type.unwrap_or(0)).ok()?,
-        term: entry.term?,
-        index: entry.index?,
-        data: entry.data.unwrap_or_default(),
-    })
 }
 
 impl Peers for Links {

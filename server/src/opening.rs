@@ -95,7 +95,9 @@ pub fn open(config: &Config) -> Result<Opened, StartError> {
         pre_vote: config.pre_vote,
         seed: start.metadata.node_id ^ unix_milliseconds(),
     };
-    let consensus = Consensus::new(&consensus_config, start.start).map_err(|error| StartError::new("raft", error))?;
+    let mut consensus =
+        Consensus::new(&consensus_config, start.start).map_err(|error| StartError::new("raft", error))?;
+    consensus.limit_log_window(clamp(config.snapshot_catchup_entries));
     let ids = Arc::new(RequestIds::new(start.metadata.node_id, unix_milliseconds()));
     let mut leases = LeaseTimers::new(checkpoint_interval(config));
     for lease in &restored.leases {

@@ -34,10 +34,12 @@ pub enum Bug {
     WatchResumesLate,
     /// A watch that goes on elsewhere repeats a revision.
     WatchRepeats,
+    /// A member that is reported gone counts as one that votes for whoever asks.
+    GoneMembersVote,
 }
 
 impl Bug {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::VoteNotPersisted,
         Self::AckBeforeSync,
         Self::LeaderCountsItself,
@@ -53,5 +55,6 @@ impl Bug {
         Self::ProposalSentTwice,
         Self::WatchResumesLate,
         Self::WatchRepeats,
+        Self::GoneMembersVote,
     ];
 }

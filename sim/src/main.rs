@@ -71,14 +71,15 @@ fn run_on(seconds: u64) -> ExitCode {
 
 fn show(seed: u64, report: &Report) {
     println!(
-        "seed {seed}: {} events, {} operations ({} answered), {} revisions, {} leaders, {} snapshots installed, {:?}, \
-         trace {:016x}",
+        "seed {seed}: {} events, {} operations ({} answered), {} revisions, {} leaders, {} snapshots installed, {} reports of gone \
+         members, {:?}, trace {:016x}",
         report.events,
         report.operations,
         report.answered,
         report.revisions,
         report.leaders,
         report.snapshots_installed,
+        report.gone_reports,
         report.faults,
         report.trace_hash
     );

@@ -8,7 +8,9 @@ mod faults;
 pub mod machine;
 mod network;
 mod persistence;
+mod refusals;
 mod snapshots;
+mod state;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -18,7 +20,6 @@ use kvorum_api::raftpb;
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::{Member, Turn};
 use kvorum_node::{LogEntry, Role};
-use kvorum_store::memory::MemoryBackend;
 use kvorum_store::{CommitBatch, Position};
 use std::sync::Arc;
 
@@ -88,6 +89,8 @@ pub struct Report {
     pub revisions: usize,
     pub leaders: u64,
     pub snapshots_installed: u64,
+    /// Reports that a member's process ended, true ones and others.
+    pub gone_reports: u64,
     pub faults: BTreeMap<&'static str, u64>,
 }
 
@@ -108,7 +111,7 @@ pub enum Waiter {
 enum Event {
     Tick { machine: usize, start: u64 },
     Deliver { message: raftpb::Message },
-    DeliverSnapshot { message: raftpb::Message, contents: Arc<MemoryBackend> },
+    DeliverSnapshot { message: raftpb::Message, database: Vec<u8> },
     SnapshotReported { machine: usize, start: u64, to: u64, arrived: bool },
     Synced { machine: usize, start: u64 },
     CommitDue { machine: usize, start: u64 },
@@ -124,6 +127,8 @@ enum Event {
     WatchPump { machine: usize, start: u64 },
     Fault,
     Restart { machine: usize },
+    Dial { machine: usize, start: u64, peer: usize },
+    Gone { machine: usize, start: u64, peer: usize },
     Heal,
     DiskRecovers { machine: usize, start: u64 },
 }
@@ -182,6 +187,7 @@ impl World {
             revisions: 0,
             leaders: 0,
             snapshots_installed: 0,
+            gone_reports: 0,
             faults: BTreeMap::new(),
         };
         let machines = founders.iter().map(|member| new_machine(member.id, &founders, &mut random, &options)).collect();
@@ -274,7 +280,7 @@ impl World {
         match event {
             Event::Tick { machine, start } if self.is_alive(machine, start) => self.tick(machine, start),
             Event::Deliver { message } => self.deliver(message),
-            Event::DeliverSnapshot { message, contents } => self.deliver_snapshot(message, contents),
+            Event::DeliverSnapshot { message, database } => self.deliver_snapshot(message, &database),
             Event::SnapshotReported { machine, start, to, arrived } if self.is_alive(machine, start) => {
                 self.act(machine, |member, _, _| member.consensus_mut().report_snapshot(to, arrived))
             }
@@ -309,6 +315,11 @@ impl World {
             Event::WatchPump { machine, start } if self.is_alive(machine, start) => self.watch_pump(machine, start),
             Event::Fault => self.fault(),
             Event::Restart { machine } => self.boot(machine),
+            Event::Dial { machine, start, peer } if self.is_alive(machine, start) => {
+                self.dial(machine, peer);
+                Ok(())
+            }
+            Event::Gone { machine, start, peer } if self.is_alive(machine, start) => self.report_gone(machine, peer),
             Event::Heal => {
                 self.network.heal();
                 self.network.weather = network::Weather::FAIR;
@@ -333,6 +344,8 @@ impl World {
             | Event::CompactionStep { machine, .. }
             | Event::Arrive { machine, .. }
             | Event::RenewAgain { machine, .. }
+            | Event::Dial { machine, .. }
+            | Event::Gone { machine, .. }
             | Event::SnapshotReported { machine, .. }
             | Event::WatchPump { machine, .. } => *machine,
             Event::Deliver { message } | Event::DeliverSnapshot { message, .. } => {
@@ -384,6 +397,8 @@ impl World {
         self.after(50 + tick, Event::CommitDue { machine, start });
         self.after(70 + tick, Event::WatchPump { machine, start });
         self.after(10, Event::CompactionStep { machine, start });
+        self.note_start(machine)?;
+        self.dial_all(machine);
         let alone = self.options.members == 1;
         self.act(machine, |member, _, _| {
             if alone {
@@ -405,6 +420,7 @@ impl World {
     fn deliver(&mut self, message: raftpb::Message) -> Result<(), Violation> {
         let Some(machine) = self.machine_of(message.to.unwrap_or(0)) else { return Ok(()) };
         let kind = message.r#type.unwrap_or(0);
+        self.heard_of(machine, message.from.unwrap_or(0));
         self.trace("message", machine, (kind as u64) << 32 | message.index.unwrap_or(0));
         self.act(machine, |member, _, turn| member.handle_message(message, turn))
     }
@@ -420,10 +436,17 @@ impl World {
         let Some(running) = self.machines[machine].running.as_mut() else { return Ok(()) };
         let mut turn = Turn::default();
         action(&mut running.member, now, &mut turn);
-        running
-            .member
-            .poll(now, &mut turn)
-            .map_err(|failure| Violation::new("members go on", format!("member {id:x}: {failure}")))?;
+        let (same_state, founders, reader) = (&mut self.invariants.same_state, self.founders, &running.reader);
+        let (mut compared, mut told) = (Ok(()), 0);
+        let polled = running.member.poll_each(now, &mut turn, |member, entry, turn| {
+            let events = &turn.events[told..];
+            told = turn.events.len();
+            if compared.is_ok() {
+                compared = state::compare(same_state, id, entry.index, reader, member, founders, Some(events));
+            }
+        });
+        compared?;
+        polled.map_err(|failure| Violation::new("members go on", format!("member {id:x}: {failure}")))?;
         self.follow(machine, turn)
     }
 
@@ -443,7 +466,7 @@ impl World {
         for message in turn.snapshots {
             self.send_snapshot(machine, message)?;
         }
-        self.note(machine, &turn.events)?;
+        self.note(machine)?;
         self.watch_events(machine, &turn.events);
         if turn.compaction_scheduled {
             let delay = self.random.below(50);
@@ -471,6 +494,7 @@ impl World {
 
     fn send(&mut self, machine: usize, messages: Vec<raftpb::Message>) {
         for message in messages {
+            self.answer_for_gone(machine, &message);
             let twice = self.has(Bug::ProposalSentTwice) && message.r#type == Some(raftpb::MessageType::MsgProp as i32);
             let mut delays = self.network.delays(&mut self.random, &message);
             if twice {
@@ -487,24 +511,16 @@ impl World {
     }
 
     /// Holds what a member is now against the invariants.
-    fn note(&mut self, machine: usize, events: &[kvorum_store::EventBatch]) -> Result<(), Violation> {
-        let (id, start, founders) = (self.machines[machine].id, self.machines[machine].start, self.founders);
+    fn note(&mut self, machine: usize) -> Result<(), Violation> {
+        let (id, start) = (self.machines[machine].id, self.machines[machine].start);
         let Some(running) = self.machines[machine].running.as_mut() else { return Ok(()) };
-        for batch in events {
-            let text = || batch.events.iter().map(|event| crate::convert::from_event(event).to_string()).collect();
-            let mut hasher = std::collections::hash_map::DefaultHasher::new();
-            for event in &batch.events {
-                (event.kind as u8, &event.kv[..]).hash(&mut hasher);
-            }
-            self.invariants.same_state.note_revision(id, batch.revision, hasher.finish(), text)?;
-        }
         let consensus = running.member.consensus();
         let (term, commit, applied) = (consensus.term(), consensus.commit_index(), consensus.applied_index());
         if consensus.role() == Role::Leader && !running.member.has_persists() {
             let consensus = &self.invariants.committed_kept;
             if self.invariants.one_leader.note(term, id)? {
                 self.report.leaders += 1;
-                consensus.check_leader(id, running.log_begins.0, |index| running.term_of(index))?;
+                consensus.check_leader(id, term, running.log_begins.0, |index| running.term_of(index))?;
             }
         }
         // While writes wait for a busy disk, what raft holds in their place is not known here; it is looked at later.
@@ -512,15 +528,13 @@ impl World {
         while !running.member.has_persists() && running.checked_commit < commit.min(known) {
             running.checked_commit += 1;
             if let Some(entry) = running.log.get(&running.checked_commit) {
-                self.invariants.committed_kept.note(id, entry.index, entry.term, hash_of(entry))?;
+                self.invariants.committed_kept.note(id, term, entry.index, entry.term, hash_of(entry))?;
             }
         }
         if applied != running.checked_applied {
             running.checked_applied = applied;
             let revision = running.reader.revision();
             self.invariants.revisions_rise.note(id, start, applied, revision)?;
-            let state = state_text(running, founders);
-            self.invariants.same_state.note_entry(id, applied, state)?;
             self.trace("applied", machine, applied << 32 | revision.unsigned_abs());
         }
         Ok(())
@@ -598,6 +612,7 @@ fn new_machine(id: u64, founders: &[BootstrapMember], random: &mut Random, optio
         segment_bytes: 1 << random.between(11, 16),
         files_kept: random.between(1, 4) as usize,
         checkpoint_interval: random.chance(500).then_some(1_000),
+        refuses_from: 0,
         forgets_tail: options.bug == Some(Bug::ForgottenTail),
     }
 }
@@ -606,22 +621,4 @@ fn hash_of(entry: &LogEntry) -> u64 {
     let mut hasher = std::collections::hash_map::DefaultHasher::new();
     (entry.index, entry.term, entry.kind as i32, &entry.data[..]).hash(&mut hasher);
     hasher.finish()
-}
-
-/// All that two members must agree on after the same entry, beside the keys.
-fn state_text(running: &machine::Running, founders: u64) -> String {
-    let reader = &running.reader;
-    let leases: Vec<_> =
-        reader.lease_ids().into_iter().map(|id| (id, reader.lease(id), reader.lease_keys(id))).collect();
-    let members = reader.members();
-    // While the founders' own entries are applied, a member that founds counts them already and one that joins does not.
-    let is_founded = reader.applied_index() > founders;
-    let conf_state = is_founded.then(|| running.member.consensus().conf_state());
-    format!(
-        "revision {}, compacted {}, leases {leases:?}, members {:?}, removed {:?}, conf state {conf_state:?}",
-        reader.revision(),
-        reader.compact_revision(),
-        members.members.values().map(|member| (member.id, member.is_learner)).collect::<Vec<_>>(),
-        members.removed,
-    )
 }

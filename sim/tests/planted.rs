@@ -48,4 +48,5 @@ planted! {
     a_proposal_sent_twice => ProposalSentTwice;
     a_watch_that_resumes_late => WatchResumesLate;
     a_watch_that_repeats => WatchRepeats;
+    votes_of_members_that_are_gone => GoneMembersVote;
 }

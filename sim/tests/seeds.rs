@@ -20,20 +20,23 @@ fn a_the_same_seed_is_the_same_run() {
 }
 
 fn check(first: u64) {
-    let (mut installed, mut leaders, mut answered, mut operations) = (0, 0, 0, 0);
+    let (mut installed, mut gone, mut leaders, mut answered, mut operations) = (0, 0, 0, 0, 0);
     for seed in first..first + SEEDS {
         let report = run(&Options::from_seed(seed));
         if let Some(violation) = &report.violation {
             panic!("seed {seed}: {violation}\nrepeat with: cargo xtask simulate --seed {seed}");
         }
         installed += report.snapshots_installed;
+        gone += report.gone_reports;
         leaders += report.leaders;
         answered += report.answered;
         operations += report.operations;
     }
-    println!("{operations} operations, {answered} answered, {leaders} leaders, {installed} snapshots installed");
+    println!(
+        "{operations} operations, {answered} answered, {leaders} leaders, {installed} snapshots, {gone} reports of gone members"
+    );
     // A world in which nothing happens would hold every invariant.
-    assert!(installed > 10 && leaders > SEEDS && answered * 2 > operations);
+    assert!(installed > 10 && gone > SEEDS && leaders > SEEDS && answered * 2 > operations);
 }
 
 #[test]

@@ -200,7 +200,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("bootstrap-defrag-threshold-megabytes", K::Unsigned, "0", DefaultOnly, G::Features, "Shrink the store at start if that frees so much."),
     flag("max-learners", K::Signed, "1", Real, G::Features, "Most learners in the cluster."),
     flag("downgrade-check-time", K::Duration, "5s", DefaultOnly, G::Features, "Time between looks at a running downgrade."),
-    flag("snapshot-catchup-entries", K::Unsigned, "5000", Real, G::Features, "Entries kept behind a snapshot for slow members."),
+    flag("snapshot-catchup-entries", K::Unsigned, "5000", Real, G::Features, "Entries kept in memory for slow members; older ones are read from the log."),
 
     flag("force-new-cluster", K::Bool, "false", Real, G::Unsafe, "Make a cluster of one from the data of a larger one."),
     flag("unsafe-no-fsync", K::Bool, "false", Real, G::Unsafe, "Do not wait for the disk. Loses data when the machine stops."),

@@ -21,7 +21,6 @@ use crate::{ETCD_VERSION, STORAGE_VERSION};
 pub fn status(worker: &Rc<Worker>) -> Result<Bytes, Status> {
     let core = &worker.core;
     let membership = worker.reader.members();
-    let learner = membership.members.get(&core.config.member_id).is_some_and(|member| member.is_learner);
     let mut errors: Vec<String> = Vec::new();
     if core.leader() == 0 {
         errors.push(kvorum_api::EtcdError::NoLeader.text().to_owned());
@@ -40,7 +39,7 @@ pub fn status(worker: &Rc<Worker>) -> Result<Bytes, Status> {
         raft_applied_index: worker.reader.applied_index(),
         errors,
         db_size_in_use: i64::try_from(core.backend_in_use_bytes()).unwrap_or(i64::MAX),
-        is_learner: learner,
+        is_learner: core.is_learner(),
         storage_version: STORAGE_VERSION.to_owned(),
         db_size_quota: core.config.quota_bytes.map_or(0, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
         downgrade_info: Some(DowngradeInfo {

@@ -1,5 +1,5 @@
-//! What goes wrong, and what operators do: crashes, cuts, bad weather, slow and failing disks, pauses, compactions,
-//! leader transfers, members that come and go.
+//! What goes wrong, and what operators do: crashes, cuts, bad weather, slow and failing disks, pauses, ports that refuse while
+//! their member is well, compactions, leader transfers, members that come and go.
 
 use std::io::ErrorKind;
 
@@ -24,7 +24,7 @@ impl World {
         let again = self.random.between(50, self.options.fault_interval_max);
         self.after(again, Event::Fault);
         let machine = self.random.below(self.machines.len() as u64) as usize;
-        let (name, result) = match self.random.below(16) {
+        let (name, result) = match self.random.below(17) {
             0 => ("kill", self.stop(machine, false)),
             1 | 2 => ("power", self.stop(machine, true)),
             3 => ("blackout", self.blackout()),
@@ -36,6 +36,7 @@ impl World {
             11 => ("disk error", self.disk_error(machine)),
             12 => ("transfer", self.transfer()),
             13 => ("compaction", self.compact(machine)),
+            14 => ("false refusal", self.refuse_falsely(machine)),
             _ => ("membership", self.change_members()),
         };
         *self.report.faults.entry(name).or_default() += 1;
@@ -139,7 +140,7 @@ impl World {
         Ok(())
     }
 
-    fn leader(&self) -> Option<usize> {
+    pub(super) fn leader(&self) -> Option<usize> {
         let leads = |machine: &super::Machine| {
             let running = machine.running.as_ref()?;
             let consensus = running.member.consensus();
@@ -218,6 +219,8 @@ impl World {
             self.trace("left", machine, id);
             self.machines[machine].is_gone = true;
             self.machines[machine].running = None;
+            self.machines[machine].refuses_from = self.now;
+            self.streams_ended(machine);
             self.forget_watchers_of(machine);
         }
     }

@@ -1,13 +1,13 @@
 //! One member's machine: a disk, a backend, clocks, and the process that runs on it now and then. Starting takes the same
 //! way as the server: log, backend, and what is in the log after what the backend holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use kvorum_api::raftpb;
 use kvorum_disk::wal::{HardState as WalHardState, Wal, WalMetadata, WalOptions, WalSnapshot};
-use kvorum_disk::{FileSystem, SnapDirectory, file::SimulatedFileSystem};
+use kvorum_disk::{FileSystem, SnapDirectory, create_durable_directories, file::SimulatedFileSystem, incoming};
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::Member;
 use kvorum_node::{
@@ -27,6 +27,10 @@ const REQUEST_TIMEOUT_MILLISECONDS: u64 = 5_000 + 2 * ELECTION_MILLISECONDS;
 const CLUSTER_ID: u64 = 77;
 pub const LOG_FOLDER: &str = "/member/wal";
 const SNAPSHOT_FOLDER: &str = "/member/snap";
+
+/// Databases on their way in and out.
+pub const DATABASE_FOLDER: &str = "/member/database";
+
 pub struct Machine {
     pub id: u64,
     pub disk: SimulatedFileSystem,
@@ -54,6 +58,8 @@ pub struct Machine {
     /// Log segments and snapshot files that a purge leaves.
     pub files_kept: usize,
     pub checkpoint_interval: Option<u64>,
+    /// While no process runs, its port refuses connections from this time on.
+    pub refuses_from: u64,
     pub forgets_tail: bool,
 }
 
@@ -84,6 +90,8 @@ pub struct Running {
     pub checked_commit: u64,
     pub checked_applied: u64,
     pub is_fetching: bool,
+    /// Members that it was told have ended, and has not heard of since.
+    pub gone: BTreeSet<u64>,
     pub sync_delay_max: u64,
 }
 
@@ -100,6 +108,9 @@ impl Machine {
         self.start += 1;
         let file_system: Arc<dyn FileSystem> = Arc::new(self.disk.clone());
         let snap = SnapDirectory::open(Arc::clone(&file_system), Path::new(SNAPSHOT_FOLDER)).map_err(text)?;
+        let databases = Path::new(DATABASE_FOLDER);
+        create_durable_directories(&*file_system, databases).map_err(text)?;
+        incoming::remove_incomplete(&*file_system, databases).map_err(text)?;
         let mut found = self.open_log(&file_system, &snap)?;
         self.staged.clear();
         let (writer, reader, restored) = self.open_store()?;
@@ -136,6 +147,7 @@ impl Machine {
             checked_commit,
             checked_applied: 0,
             is_fetching: false,
+            gone: BTreeSet::new(),
             sync_delay_max: 4,
         });
         Ok(())

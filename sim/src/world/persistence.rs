@@ -6,6 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use kvorum_disk::wal::{self, HardState, WalEntry, WalSnapshot};
 use kvorum_disk::{DiskError, SnapshotFile};
+use kvorum_node::limits::LOG_FETCH_BYTES_MAX;
 use kvorum_node::{LogEntry, Persist, Role};
 use kvorum_store::backend::{Backend, Bucket, Operation};
 use kvorum_store::{CommitBatch, CompactionStep};
@@ -178,11 +179,15 @@ impl World {
     }
 
     pub(super) fn fetched(&mut self, machine: usize, low: u64, high: u64) -> Result<(), Violation> {
-        let running = self.running(machine);
-        running.is_fetching = false;
-        // The log may have lost them to a purge; then the peer gets a snapshot.
-        let entries: Vec<LogEntry> = running.log.range(low..high.max(low)).map(|(_, entry)| entry.clone()).collect();
-        let entries = if entries.first().is_some_and(|first| first.index == low) { entries } else { Vec::new() };
+        self.running(machine).is_fetching = false;
+        let disk = &self.machines[machine].disk;
+        let read = wal::read_entries(disk, Path::new(LOG_FOLDER), low, high, LOG_FETCH_BYTES_MAX);
+        // The log may have lost them to a purge; then the peer gets a snapshot, as it does after an error.
+        let entries: Vec<LogEntry> = read
+            .map_err(|error| error.to_string())
+            .and_then(|entries| entries.into_iter().map(LogEntry::from_message).collect())
+            .unwrap_or_default();
+        self.trace("fetched", machine, entries.len() as u64);
         self.act(machine, |member, _, _| member.consensus_mut().provide_entries(low, &entries))
     }
 
@@ -204,6 +209,8 @@ impl World {
         let Some(running) = self.machines[machine].running.take() else { return };
         drop(running);
         self.trace("killed", machine, 0);
+        self.machines[machine].refuses_from = self.now;
+        self.streams_ended(machine);
         self.forget_watchers_of(machine);
         let delay = self.random.between(100, 4_000);
         self.after(delay, Event::Restart { machine });
@@ -217,6 +224,8 @@ impl World {
         self.kill(machine);
         let seed = self.random.number();
         self.trace("power lost", machine, seed);
+        // Silent until the machine is up, maybe after the process is.
+        self.machines[machine].refuses_from = self.now + self.random.below(2_000);
         let left = self.machines[machine].disk.crash(seed);
         self.machines[machine].disk = left;
     }

@@ -1,14 +1,23 @@
-//! Snapshots to members that lag: the contents of the sender's backend, with the position they stand at.
+//! Snapshots to members that lag: the contents of the sender's backend, with the position they stand at. They travel as
+//! the file that members send each other, written on the sender's disk and received on the receiver's.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use kvorum_api::raftpb;
+use kvorum_disk::bolt::{BoltError, BoltFile, BoltWriter, Walk};
+use kvorum_disk::file::{SimulatedFileSystem, read_whole};
+use kvorum_disk::{DiskError, FileSystem, IncomingDatabase, OpenMode};
+use kvorum_store::backend::Bucket;
 use kvorum_store::memory::MemoryBackend;
 
 use super::machine;
 use super::{Event, World};
 use crate::bug::Bug;
 use crate::history::Violation;
+
+/// The pieces in which a database is received.
+const PIECE_BYTES: usize = 32 * 1024;
 
 impl World {
     /// Puts in contents and position, and sends it on its way.
@@ -35,34 +44,34 @@ impl World {
             let voters = (1..=self.founders).collect();
             metadata.conf_state = Some(raftpb::ConfState { voters, ..raftpb::ConfState::default() });
         }
+        let database = write_database(&self.machines[machine].disk, &contents);
         let delay = self.random.between(20, 600);
         let is_lost = self.network.is_cut(from, to) || self.random.chance(self.network.weather.loss);
         self.trace("send snapshot", machine, to);
-        if is_lost {
-            self.after(delay, Event::SnapshotReported { machine, start, to, arrived: false });
-        } else {
-            self.after(delay, Event::DeliverSnapshot { message, contents });
+        match database {
+            Ok(database) if !is_lost => self.after(delay, Event::DeliverSnapshot { message, database }),
+            _ => self.after(delay, Event::SnapshotReported { machine, start, to, arrived: false }),
         }
         Ok(())
     }
 
-    pub(super) fn deliver_snapshot(
-        &mut self,
-        message: raftpb::Message,
-        contents: Arc<MemoryBackend>,
-    ) -> Result<(), Violation> {
+    pub(super) fn deliver_snapshot(&mut self, message: raftpb::Message, database: &[u8]) -> Result<(), Violation> {
         let (from, to) = (message.from.unwrap_or(0), message.to.unwrap_or(0));
-        let target = self.machine_of(to);
-        let arrived = target.is_some_and(|machine| self.machines[machine].running.is_some());
+        let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
+        let index = metadata.and_then(|metadata| metadata.index).unwrap_or(0);
+        let target = self.machine_of(to).filter(|machine| self.machines[*machine].running.is_some());
+        let received = match target {
+            Some(machine) => receive_database(&self.machines[machine].disk, index, database)?,
+            None => None,
+        };
+        let arrived = received.is_some();
         if let Some(sender) = self.machine_of(from) {
             let start = self.machines[sender].start;
             let delay = self.random.below(20);
             self.after(delay, Event::SnapshotReported { machine: sender, start, to, arrived });
         }
-        let Some(machine) = target.filter(|_| arrived) else { return Ok(()) };
-        let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
-        let index = metadata.and_then(|metadata| metadata.index).unwrap_or(0);
-        self.machines[machine].staged.insert(index, contents);
+        let (Some(machine), Some(contents)) = (target, received) else { return Ok(()) };
+        self.machines[machine].staged.insert(index, Arc::new(contents));
         self.deliver(message)
     }
 
@@ -91,10 +100,61 @@ impl World {
         });
         let restored = restored.map_err(|error| Violation::new("members go on", format!("member {id:x}: {error}")))?;
         running.member.replace_leases(now, machine::lease_timers(checkpoint_interval, &restored));
+        self.note_start(machine)?;
         self.report.snapshots_installed += 1;
         self.trace("installed", machine, index);
         let start = self.machines[machine].start;
         self.after(10, Event::CompactionStep { machine, start });
         Ok(())
     }
+}
+
+/// The file with these contents. An error is one of the disk: the sender says that the snapshot did not leave.
+fn write_database(disk: &SimulatedFileSystem, contents: &MemoryBackend) -> Result<Vec<u8>, BoltError> {
+    let path = Path::new(machine::DATABASE_FOLDER).join("tmp-sent");
+    let mut writer = BoltWriter::create(disk, &path)?;
+    for bucket in Bucket::ALL {
+        writer.begin_bucket(bucket.name().as_bytes(), 0)?;
+        for (key, value) in contents.records(bucket) {
+            writer.put(&key, &value)?;
+        }
+        writer.end_bucket()?;
+    }
+    writer.finish(false)?;
+    let file = disk.open(&path, OpenMode::Read).map_err(DiskError::at("open", &path))?;
+    let database = read_whole(&*file).map_err(DiskError::at("read", &path))?;
+    disk.remove_file(&path).map_err(DiskError::at("remove", &path))?;
+    Ok(database)
+}
+
+/// Takes the file in as one of the receiver's own, and reads it. Without an answer the disk failed.
+fn receive_database(disk: &SimulatedFileSystem, index: u64, file: &[u8]) -> Result<Option<MemoryBackend>, Violation> {
+    let store = || {
+        let mut incoming = IncomingDatabase::create(Arc::new(disk.clone()), Path::new(machine::DATABASE_FOLDER))?;
+        for piece in file.chunks(PIECE_BYTES) {
+            incoming.write(piece)?;
+        }
+        incoming.finish(index)
+    };
+    let Ok((path, _)) = store() else { return Ok(None) };
+    let read = read_database(disk, &path);
+    // As in the server: one that stays is no harm, but that the next of the same index gives way to it.
+    drop(disk.remove_file(&path));
+    read.map(Some).map_err(|error| Violation::new("databases come as they were sent", error.to_string()))
+}
+
+fn read_database(disk: &SimulatedFileSystem, path: &Path) -> Result<MemoryBackend, BoltError> {
+    let contents = MemoryBackend::new();
+    let mut bucket = None;
+    BoltFile::open(disk, path)?.walk(true, |step| {
+        match step {
+            Walk::Begin { name, .. } => {
+                bucket = Bucket::ALL.into_iter().find(|bucket| bucket.name().as_bytes() == name)
+            }
+            Walk::Entry { key, value } => contents.put(bucket.expect("the sender knows no others"), key, value),
+            Walk::End => bucket = None,
+        }
+        Ok::<(), BoltError>(())
+    })?;
+    Ok(contents)
 }
