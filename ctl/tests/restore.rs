@@ -127,15 +127,26 @@ async fn files_are_kept_where_the_flags_say() {
         "--initial-advertise-peer-urls",
         &peer_url,
     ];
+    // What an attempt that was cut off left.
+    let leftovers = [member.folder().join("data.tmp"), folder.path().join("wal.tmp")];
+    for leftover in &leftovers {
+        std::fs::create_dir(leftover).expect("a folder");
+        std::fs::write(leftover.join("half"), b"half").expect("a file");
+    }
     succeed(&restored.tool, &arguments);
+    assert!(leftovers.iter().all(|leftover| !leftover.exists()));
     assert!(wal.join("0000000000000000-0000000000000000.wal").exists() && !data.join("member/wal").exists());
     member.restart().expect("it starts");
     assert_eq!(state(&member).await, expected);
-    drop(member);
+    member.kill();
     // Both places are taken now.
     let again = run(&restored.tool, &arguments);
     assert_eq!(again.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&again.stderr).contains("exists"));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("not empty"), "{again:?}");
+    // Cut off between the two renames: the data is there, and no log.
+    std::fs::rename(&wal, folder.path().join("away")).expect("it is there");
+    let refused = member.restart().expect_err("there is no log");
+    assert!(refused.contains("no write-ahead log"), "{refused}");
 }
 
 #[test]
