@@ -57,16 +57,18 @@ impl Place {
 
 /// What commits see of a copy under way.
 pub(super) struct Mirror {
+    /// Held while a slice is copied and while a commit is repeated. It must go before the source, whose map it lets go of.
+    progress: Mutex<Progress>,
     source: Arc<Generation>,
     target: Arc<Generation>,
-    /// Held while a slice is copied and while a commit is repeated.
-    progress: Mutex<Progress>,
 }
 
 #[derive(Default)]
 struct Progress {
     place: Place,
     copied_bytes: u64,
+    /// What was read of the source's map: others read there too, so it is let go of now and then only.
+    mapped: Mapped,
     /// The copy is not what the source is: it goes to waste. The member goes on.
     failure: Option<BackendError>,
 }
@@ -140,7 +142,6 @@ impl Mirror {
         let (sources, targets) = (Self::databases(&self.source), Self::databases(&self.target));
         let reading = self.source.environment.read_txn()?;
         let mut writing = self.target.environment.write_txn()?;
-        let mut mapped = Mapped::default();
         let mut copied = 0;
         let Place { mut database, mut last } = std::mem::take(&mut progress.place);
         while database < sources.len() && copied < bytes {
@@ -155,7 +156,7 @@ impl Mirror {
                 if copied >= bytes {
                     break;
                 }
-                mapped.note(value);
+                progress.mapped.note(value);
             }
             let newest = newest.map(<[u8]>::to_vec);
             if copied < bytes {
