@@ -9,6 +9,7 @@
 //! empty tonic service with replies of the same size.
 
 mod cases;
+mod clients;
 mod cluster;
 mod compare;
 mod control;
@@ -33,6 +34,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "usage: kvorum-bench compare --etcd PATH --kvorum PATH [options]
+       kvorum-bench compare-clients [--etcd PATH] [--kvorum PATH] --client NAME=PATH... [options]
        kvorum-bench list
        kvorum-bench floor --listen ADDRESS
 
@@ -44,12 +46,15 @@ options of compare:
   --dir PATH        where the servers keep their data (default target/bench)
   --others-max N    repeat a run, up to 8 times, while others use more than N percent of the machine
   --no-floor        leave out the empty tonic service
-  --markdown        print a Markdown table";
+  --markdown        print a Markdown table
+
+options of compare-clients: --only, --seconds (default 3), --runs, --dir, --markdown";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.split_first() {
         Some((command, rest)) if command == "compare" => compare::run(rest),
+        Some((command, rest)) if command == "compare-clients" => clients::run(rest),
         Some((command, rest)) if command == "floor" => floor::run(rest),
         Some((command, [])) if command == "list" => {
             for case in cases::ALL {

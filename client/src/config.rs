@@ -1,5 +1,23 @@
 //! How a client connects: clientv3's `Config`, with its defaults where they are safe and others, named here, where users
 //! have been hurt by them. Nothing here connects, and nothing prints a secret.
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc_test.rs"));
+//! # fn main() { doc_test(async |client: kvorum_client::Client| {
+//! use std::time::Duration;
+//! use kvorum_client::{Client, Config};
+//!
+//! # let endpoints = client.endpoints();
+//! // let endpoints = ["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"];
+//! let config = Config::new(endpoints)
+//!     .dial_timeout(Duration::from_secs(3))
+//!     .request_timeout(Duration::from_secs(2))
+//!     .keepalive(Duration::from_secs(10), Duration::from_secs(3))
+//!     .auto_sync(Duration::from_secs(60));
+//! let client = Client::connect_with(config).await?;
+//! client.put("a", "1").await?;
+//! # Ok(()) }); }
+//! ```
 
 use std::fmt;
 use std::time::Duration;

@@ -9,6 +9,7 @@ use kvorum_api::etcdserverpb::{AuthenticateRequest, AuthenticateResponse};
 use prost::Message;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::Instrument;
 
 use crate::backoff::Backoff;
 use crate::config::Config;
@@ -174,6 +175,13 @@ impl Connection {
             return Err(Error::new(ErrorKind::TooLarge, Code::ResourceExhausted, text));
         }
         let message = bytes::Bytes::from(request.encode_to_vec());
+        // Neither keys nor values, which are the user's.
+        let span = tracing::debug_span!("call", path = method.path);
+        let answer = self.exchange(method, message, deadline).instrument(span).await?;
+        A::decode(answer).map_err(|error| Error::protocol(format!("{}: {error}", method.path)))
+    }
+
+    async fn exchange(&self, method: Method, message: bytes::Bytes, deadline: Instant) -> Result<bytes::Bytes> {
         let mut attempts = Attempts::new(self, method, deadline);
         loop {
             let outcome = match attempts.token().await {
@@ -185,9 +193,7 @@ impl Connection {
                 Err(error) => Err((error, None)),
             };
             match outcome {
-                Ok(answer) => {
-                    return A::decode(answer).map_err(|error| Error::protocol(format!("{}: {error}", method.path)));
-                }
+                Ok(answer) => return Ok(answer),
                 Err((error, token)) => attempts.after(error, token.as_ref()).await?,
             }
         }
@@ -202,6 +208,7 @@ impl Connection {
             require_leader: self.requires_leader(method),
             deadline: None,
             endpoint: self.endpoint.clone(),
+            may_move: false,
         };
         let opening = self.inner.transport.stream(head);
         let opened = match deadline {
@@ -276,6 +283,7 @@ impl Connection {
                 require_leader: self.requires_leader(method::AUTHENTICATE),
                 deadline: Some(attempt_deadline(deadline)),
                 endpoint: self.endpoint.clone(),
+                may_move: true,
             };
             let error = match self.inner.transport.unary(head, message.clone()).await {
                 Ok(answer) => {
@@ -351,14 +359,15 @@ impl<'a> Attempts<'a> {
     }
 
     fn head(&self, token: &Token) -> CallHead {
-        let has_others = self.connection.endpoint.is_none() && self.connection.inner.transport.endpoints().len() > 1;
-        let may_repeat = self.method.repeat == Repeat::Always && has_others;
+        let has_others = self.connection.endpoint.is_none() && self.connection.inner.transport.endpoint_count() > 1;
+        let may_move = self.method.repeat == Repeat::Always && has_others;
         CallHead {
             path: self.method.path,
             token: token.text.clone(),
             require_leader: self.connection.requires_leader(self.method),
-            deadline: Some(if may_repeat { attempt_deadline(self.deadline) } else { self.deadline }),
+            deadline: Some(if may_move { attempt_deadline(self.deadline) } else { self.deadline }),
             endpoint: self.connection.endpoint.clone(),
+            may_move,
         }
     }
 
@@ -373,7 +382,7 @@ impl<'a> Attempts<'a> {
             self.connection.invalidate(token);
             return Ok(());
         }
-        let endpoints = self.connection.inner.transport.endpoints().len().max(1);
+        let endpoints = self.connection.inner.transport.endpoint_count().max(1);
         let allowed = match self.method.repeat {
             Repeat::Always => error.is_transient(),
             Repeat::WhenNotExecuted => error.is_safe_to_retry(),
@@ -388,7 +397,7 @@ impl<'a> Attempts<'a> {
         if token.is_none() || !allowed || !helps || Instant::now() + pause >= self.deadline {
             return Err(if self.maybe_applied { error.with_sent(Sent::Maybe) } else { error });
         }
-        tracing::debug!(path = self.method.path, %error, "trying again");
+        tracing::debug!(path = self.method.path, attempts = self.attempts, %error, "trying again");
         sleep(pause).await;
         Ok(())
     }

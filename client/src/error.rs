@@ -1,5 +1,18 @@
 //! What can go wrong with a call: one opaque type that says what happened, in etcd's words, and whether sending the
 //! request again is safe. It must never hold a key's value, a password or a token.
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc_test.rs"));
+//! # fn main() { doc_test(async |client: kvorum_client::Client| {
+//! use kvorum_client::{Code, EtcdError};
+//!
+//! let error = client.get("a").at_revision(1_000).await.unwrap_err();
+//! assert!(error.is(EtcdError::FutureRev));
+//! assert_eq!(error.code(), Code::OutOfRange);
+//! assert_eq!(error.text(), "etcdserver: mvcc: required revision is a future revision");
+//! assert!(!error.maybe_applied() && !error.is_safe_to_retry());
+//! # Ok(()) }); }
+//! ```
 
 use std::fmt;
 use std::sync::Arc;

@@ -39,6 +39,31 @@ pub(crate) fn make_from_key(key: &mut Bytes, end: &mut Bytes) {
     *end = ZERO;
 }
 
+/// The three ways to name more than one key, for a builder whose `request` has a key and a range end.
+macro_rules! range_methods {
+    () => {
+        /// All keys that begin with the key; all there are when it is empty.
+        pub fn prefix(mut self) -> Self {
+            $crate::keys::make_prefix(&mut self.request.key, &mut self.request.range_end);
+            self
+        }
+
+        /// The key and all behind it.
+        pub fn from_key(mut self) -> Self {
+            $crate::keys::make_from_key(&mut self.request.key, &mut self.request.range_end);
+            self
+        }
+
+        /// The keys from the key up to and without `end`.
+        pub fn to(mut self, end: impl $crate::IntoBytes) -> Self {
+            self.request.range_end = end.into_bytes();
+            self
+        }
+    };
+}
+
+pub(crate) use range_methods;
+
 /// The first key behind `key`.
 pub(crate) fn successor(key: &[u8]) -> Bytes {
     [key, &[0]].concat().into()

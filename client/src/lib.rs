@@ -39,6 +39,7 @@
 //! | `context.WithTimeout` | [`Client::with_timeout`], or dropping the future |
 //! | `rpctypes.ErrCompacted` | [`EtcdError::Compacted`] in [`Error::kind`] |
 //! | `concurrency`, `namespace`, `mirror` | [`recipes`] |
+//! | (Kubernetes' reflector) | [`recipes::listing`] |
 //!
 //! # Features
 //!
@@ -46,9 +47,13 @@
 //! |---|---|---|
 //! | `tls` | off | `https://` endpoints, on rustls; bring any provider with `Tls::rustls` |
 //!
-//! The minimum supported Rust version is 1.88. There is no `unsafe`.
+//! The minimum supported Rust version is 1.88 (clippy's `incompatible_msrv` watches it); raising it is a minor version. There is
+//! no `unsafe`.
+//!
+//! Every call has a `tracing` span `call` with its path, at level debug; keys, values, passwords and tokens are in none.
 
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 // In reading order.
 pub mod auth;
@@ -70,6 +75,7 @@ mod backoff;
 mod buffer;
 mod login;
 mod method;
+mod streaming;
 
 pub use auth::{Auth, Permission};
 pub use client::Client;

@@ -1,4 +1,17 @@
 //! Answers: etcd's own messages, by the names clientv3 gives them, with two small traits for what one always wants.
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc_test.rs"));
+//! # fn main() { doc_test(async |client: kvorum_client::Client| {
+//! use kvorum_client::{Header, KeyValueExt};
+//!
+//! let put = client.put("a", "1").await?;
+//! let got = client.get("a").await?;
+//! assert_eq!(got.kvs[0].mod_revision, put.revision());
+//! assert_eq!((got.kvs[0].key_text(), got.kvs[0].value_text()), ("a".into(), "1".into()));
+//! assert_eq!(got.kvs[0].lease_id(), None);
+//! # Ok(()) }); }
+//! ```
 
 use std::borrow::Cow;
 use std::fmt;

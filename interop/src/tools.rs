@@ -83,6 +83,11 @@ pub fn etcd() -> Result<PathBuf, String> {
     named(ETCD).map_or_else(|| released("etcd"), Ok)
 }
 
+/// Whatever `etcd` is installed; Debian's is a 3.4.
+pub fn installed_etcd() -> Result<PathBuf, String> {
+    on_path("etcd").ok_or_else(|| "etcd not installed".to_owned())
+}
+
 /// A member of etcd 3.6, which nobody builds here: the tests' Go programs need modules of 3.7.
 pub fn previous_etcd() -> Result<PathBuf, String> {
     named(PREVIOUS).ok_or_else(|| format!("{PREVIOUS} names no etcd 3.6"))

@@ -3,12 +3,13 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{codegen, dependencies, map};
+use crate::{codegen, dependencies, map, readme};
 
 /// Runs every step and stops at the first that fails.
 pub fn run() -> Result<(), String> {
     step("generated code is fresh", codegen::check)?;
     step("the map names every crate", map::check)?;
+    step("README says the same in both languages", readme::check)?;
     step("dependency policy", dependencies::check)?;
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;

@@ -20,12 +20,12 @@ pub fn run(arguments: &[&str]) -> Result<(), String> {
     succeed(&mut bench)
 }
 
-fn build(package: &str) -> Result<(), String> {
+pub fn build(package: &str) -> Result<(), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     succeed(Command::new(cargo).args(["build", "--release", "--package", package]))
 }
 
-fn succeed(command: &mut Command) -> Result<(), String> {
+pub fn succeed(command: &mut Command) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     match command.status() {
         Ok(status) if status.success() => Ok(()),
@@ -35,7 +35,7 @@ fn succeed(command: &mut Command) -> Result<(), String> {
 }
 
 /// This program lies in `TARGET/PROFILE/`, wherever cargo was told to build.
-fn target_folder() -> Result<PathBuf, String> {
+pub fn target_folder() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let target = program.parent().and_then(Path::parent);
     target.map(Path::to_path_buf).ok_or_else(|| format!("{} is not in a target folder", program.display()))

@@ -4,10 +4,12 @@
 mod check;
 mod codegen;
 mod compare;
+mod compare_clients;
 mod dependencies;
 mod faults;
 mod map;
 mod mixed;
+mod readme;
 mod simulate;
 
 use std::process::ExitCode;
@@ -15,11 +17,13 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask <command>
 
 commands:
-  check            what CI runs: generated code, map, dependency policy, format, lints, tests
+  check            what CI runs: generated code, map, README's twin, dependency policy, format, lints, tests
   codegen          regenerate api/src/generated from api/proto
   codegen --check  fail if the generated files are not what codegen would write
   compare --etcd PATH [--kvorum PATH] [--only CASE,...] [--seconds N] [--runs N] [--keys N] [--markdown]
                    measure a release build (or the binary given) beside etcd; needs minutes
+  compare-clients --etcd PATH [--kvorum PATH] [--only CASE,...] [--seconds N] [--runs N] [--markdown]
+                   measure our client beside Go's clientv3 and the crate etcd-client, on etcd and on Kvorum
   faults [--minutes N] [--seed S] [--members 3|5] [--round-seconds N] [--rounds N]
                    harm clusters of real processes while clients work, and judge what these saw
   mixed [--etcd PATH] [--etcd36 PATH] [--kvorum PATH] [--operations N] [--slow]
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["compare", rest @ ..] => compare::run(rest),
+        ["compare-clients", rest @ ..] => compare_clients::run(rest),
         ["faults", rest @ ..] => faults::run(rest),
         ["mixed", rest @ ..] => mixed::run(rest),
         ["simulate", rest @ ..] => simulate::run(rest),

@@ -71,23 +71,7 @@ impl<B> Get<B> {
         Get { request: self.request, owner: kv.clone() }
     }
 
-    /// All keys that begin with the key; all there are when it is empty.
-    pub fn prefix(mut self) -> Self {
-        keys::make_prefix(&mut self.request.key, &mut self.request.range_end);
-        self
-    }
-
-    /// The key and all behind it.
-    pub fn from_key(mut self) -> Self {
-        keys::make_from_key(&mut self.request.key, &mut self.request.range_end);
-        self
-    }
-
-    /// The keys from the key up to and without `end`.
-    pub fn to(mut self, end: impl IntoBytes) -> Self {
-        self.request.range_end = end.into_bytes();
-        self
-    }
+    keys::range_methods!();
 
     /// At most so many keys; `more` in the answer says whether there were others. 0 is no limit.
     pub fn limit(mut self, keys: i64) -> Self {

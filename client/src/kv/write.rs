@@ -120,23 +120,7 @@ impl<B> Delete<B> {
         Delete { request: self.request, at_least_once: self.at_least_once, owner: kv.clone() }
     }
 
-    /// All keys that begin with the key; all there are when it is empty.
-    pub fn prefix(mut self) -> Self {
-        keys::make_prefix(&mut self.request.key, &mut self.request.range_end);
-        self
-    }
-
-    /// The key and all behind it.
-    pub fn from_key(mut self) -> Self {
-        keys::make_from_key(&mut self.request.key, &mut self.request.range_end);
-        self
-    }
-
-    /// The keys from the key up to and without `end`.
-    pub fn to(mut self, end: impl IntoBytes) -> Self {
-        self.request.range_end = end.into_bytes();
-        self
-    }
+    keys::range_methods!();
 
     /// Asks for what was deleted.
     pub fn with_previous(mut self) -> Self {

@@ -36,16 +36,17 @@ use tokio::sync::mpsc;
 
 use crate::buffer::Buffer;
 use crate::connection::{Connection, deadline_after};
-use crate::error::{Code, Error, EtcdError, Result};
+use crate::error::{Error, EtcdError, Result};
 use crate::method::{self, Repeat};
 use crate::response::{
     LeaseGrantResponse, LeaseId, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse,
     LeaseTimeToLiveResponse,
 };
+use crate::streaming;
 use crate::transport::{BoxFuture, Sent};
 
 pub use guard::{Hold, LeaseGuard};
-use task::Command;
+use task::{Command, Task};
 
 /// Answers that wait for the reader of a [`KeepAlive`]; beyond it the oldest are dropped (clientv3: the newest).
 pub const BUFFERED_ANSWERS_MAX: usize = 16;
@@ -69,7 +70,7 @@ impl Lease {
     pub fn new(connection: &Connection) -> Self {
         // Each keep-alive has two commands, so their number bounds what waits here.
         let (commands, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(task::run(connection.clone(), receiver));
+        tokio::spawn(streaming::run(connection.clone(), Task::new(), receiver));
         Self { connection: connection.clone(), handle: Arc::new(Handle { commands }) }
     }
 
@@ -278,12 +279,4 @@ impl From<LeaseEnd> for Error {
             other => Error::lease_lost(other.to_string()),
         }
     }
-}
-
-/// Whether an error of the stream is one that another attempt cannot pass.
-fn is_final(connection: &Connection, error: &Error) -> bool {
-    let passes = error.is_transient()
-        || connection.login_may_help(error)
-        || matches!(error.code(), Code::Unavailable | Code::Internal | Code::Unknown | Code::Canceled);
-    !passes
 }

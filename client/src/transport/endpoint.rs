@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
+
 use crate::error::Error;
 
 /// The port of an endpoint that names none.
@@ -13,7 +15,8 @@ const DEFAULT_PORT: u16 = 2379;
 pub struct Endpoint {
     name: Arc<str>,
     address: Address,
-    authority: String,
+    /// What goes into `:authority`.
+    authority: Authority,
     secure: bool,
 }
 
@@ -37,7 +40,8 @@ impl Endpoint {
                 if secure && !has_tls {
                     return Err(refuse("needs TLS, which is not configured"));
                 }
-                return Ok(Self { name, address: Address::Unix(path), authority: "localhost".to_owned(), secure });
+                let authority = Authority::from_static("localhost");
+                return Ok(Self { name, address: Address::Unix(path), authority, secure });
             }
         }
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
@@ -48,8 +52,7 @@ impl Endpoint {
             "https" => return Err(refuse("needs TLS, which is not configured")),
             _ => return Err(refuse("its scheme is none of http, https, unix, unixs")),
         };
-        let authority: http::uri::Authority =
-            rest.trim_end_matches('/').parse().map_err(|_| refuse("it is no host and port"))?;
+        let authority: Authority = rest.trim_end_matches('/').parse().map_err(|_| refuse("it is no host and port"))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() || authority.as_str().contains('@') {
             return Err(refuse("it is no host and port"));
@@ -59,7 +62,7 @@ impl Endpoint {
             return Err(refuse("its port is no port"));
         }
         let port = authority.port_u16().unwrap_or(DEFAULT_PORT);
-        Ok(Self { name, address: Address::Tcp(host, port), authority: authority.as_str().to_owned(), secure })
+        Ok(Self { name, address: Address::Tcp(host, port), authority, secure })
     }
 
     /// The text it was given as.
@@ -71,14 +74,13 @@ impl Endpoint {
         &self.address
     }
 
-    /// What goes into `:authority`.
-    pub fn authority(&self) -> &str {
-        &self.authority
-    }
-
-    /// What goes into `:scheme`.
-    pub fn scheme(&self) -> &'static str {
-        if self.secure { "https" } else { "http" }
+    /// The URI of a call. Nothing of it is parsed or copied for a call.
+    pub fn uri(&self, path: &'static str) -> Result<http::Uri, http::Error> {
+        let mut parts = Parts::default();
+        parts.scheme = Some(if self.secure { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::from_maybe_shared(bytes::Bytes::from_static(path.as_bytes()))?);
+        Ok(http::Uri::from_parts(parts)?)
     }
 
     pub fn is_secure(&self) -> bool {

@@ -4,13 +4,15 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Ping, Reason, RecvStream, SendStream};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -19,7 +21,7 @@ use super::endpoint::Endpoint;
 use super::framing::{Frame, Unframer, http_failure, request, status};
 use super::io::{Flusher, GatheringSocket, Hearing, gather};
 use super::{CallHead, Failure, ReceiveHalf, SendHalf, Sent};
-use crate::config::Config;
+use crate::config::{Config, KEEPALIVE_TIME_MIN};
 use crate::error::Code;
 
 /// Window of one stream: what a slow reader of a large answer lets pile up.
@@ -46,14 +48,29 @@ struct Life {
     /// No new call may begin: the peer goes away, or the connection ended.
     retired: AtomicBool,
     retirement: Notify,
-    /// Asks the task to drop the connection.
-    abandonment: Notify,
+    /// What the task is asked for: [`ABANDON`], [`PROBE`].
+    wishes: AtomicU8,
+    task: AtomicWaker,
+    /// When the ping under way was sent.
+    pinged: Mutex<Option<Instant>>,
+    /// A ping was not answered within the time of a probe, as of this moment.
+    silent_since: Mutex<Option<Instant>>,
 }
+
+/// Drop the connection.
+const ABANDON: u8 = 1;
+/// Ask the peer for a sign of life.
+const PROBE: u8 = 2;
 
 impl Life {
     fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         self.retirement.notify_waiters();
+    }
+
+    fn wish(&self, wish: u8) {
+        self.wishes.fetch_or(wish, Ordering::AcqRel);
+        self.task.wake();
     }
 }
 
@@ -75,7 +92,10 @@ impl Link {
             calls: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             retirement: Notify::new(),
-            abandonment: Notify::new(),
+            wishes: AtomicU8::new(0),
+            task: AtomicWaker::new(),
+            pinged: Mutex::default(),
+            silent_since: Mutex::default(),
         });
         let link = Link {
             endpoint: Arc::clone(endpoint),
@@ -112,8 +132,37 @@ impl Link {
     pub fn abandon_if_silent_since(&self, began: Instant) {
         if self.life.hearing.last() < began {
             self.life.retire();
-            self.life.abandonment.notify_one();
+            self.life.wish(ABANDON);
         }
+    }
+
+    /// When anything was received last.
+    pub fn heard(&self) -> Instant {
+        self.life.hearing.last()
+    }
+
+    /// Asks the peer for a sign of life, unless that was done a moment ago or pings are off.
+    pub fn probe(&self) {
+        self.life.wish(PROBE);
+    }
+
+    /// When the ping was sent that was not answered yet.
+    pub fn pinged(&self) -> Option<Instant> {
+        *self.life.pinged.lock()
+    }
+
+    /// The peer gave no sign of life in time. It is forgiven with the first byte.
+    pub fn note_silence(&self) {
+        *self.life.silent_since.lock() = Some(Instant::now());
+    }
+
+    /// Whether the peer gave no sign of life when it was asked last, nor since.
+    pub fn is_silent(&self) -> bool {
+        let mut silent_since = self.life.silent_since.lock();
+        if silent_since.is_some_and(|since| self.life.hearing.last() > since) {
+            *silent_since = None;
+        }
+        silent_since.is_some()
     }
 
     /// Sends one message and waits for the answer.
@@ -172,7 +221,7 @@ struct AbandonOnDrop(Option<Arc<Life>>);
 impl Drop for AbandonOnDrop {
     fn drop(&mut self) {
         if let Some(life) = &self.0 {
-            life.abandonment.notify_one();
+            life.wish(ABANDON);
         }
     }
 }
@@ -328,14 +377,17 @@ async fn drive(
         ping_pong: connection.ping_pong().filter(|_| !keepalive_time.is_zero()),
         timer: Box::pin(tokio::time::sleep(keepalive_time)),
         pinged: None,
+        last_pinged: None,
         time: keepalive_time,
         timeout: keepalive_timeout,
     };
-    let ended_life = Arc::clone(&life);
-    let abandoned_life = Arc::clone(&life);
-    let mut abandoned = std::pin::pin!(abandoned_life.abandonment.notified());
     poll_fn(|context| {
-        if abandoned.as_mut().poll(context).is_ready() || keepalive.poll_dead(&life, context).is_ready() {
+        life.task.register(context.waker());
+        let wishes = life.wishes.swap(0, Ordering::AcqRel);
+        if wishes & PROBE != 0 {
+            keepalive.probe(&life);
+        }
+        if wishes & ABANDON != 0 || keepalive.poll_dead(&life, context).is_ready() {
             return Poll::Ready(());
         }
         let ended = Pin::new(&mut connection).poll(context).is_ready();
@@ -346,7 +398,7 @@ async fn drive(
         }
     })
     .await;
-    ended_life.retire();
+    life.retire();
 }
 
 /// Pings a peer that is silent while calls are open, and gives it up when nothing comes back. Never without calls: servers
@@ -356,17 +408,40 @@ struct Keepalive {
     timer: Pin<Box<tokio::time::Sleep>>,
     /// When the ping under way was sent.
     pinged: Option<Instant>,
+    /// When any ping was sent last.
+    last_pinged: Option<Instant>,
     time: Duration,
     timeout: Duration,
 }
 
 impl Keepalive {
+    /// Pings now, unless the last ping was too short a time ago for a server.
+    fn probe(&mut self, life: &Life) {
+        let now = Instant::now();
+        let too_soon = self.last_pinged.is_some_and(|last| now < last + KEEPALIVE_TIME_MIN);
+        if self.pinged.is_none() && !too_soon {
+            self.ping(life, now);
+            self.timer.as_mut().reset(now + self.timeout);
+        }
+    }
+
+    /// False when the connection is gone.
+    fn ping(&mut self, life: &Life, now: Instant) -> bool {
+        let is_sent = self.ping_pong.as_mut().is_some_and(|ping_pong| ping_pong.send_ping(Ping::opaque()).is_ok());
+        if is_sent {
+            (self.pinged, self.last_pinged) = (Some(now), Some(now));
+            *life.pinged.lock() = self.pinged;
+        }
+        is_sent
+    }
+
     fn poll_dead(&mut self, life: &Life, context: &mut Context<'_>) -> Poll<()> {
-        let Some(ping_pong) = &mut self.ping_pong else { return Poll::Pending };
         // A pong only matters as something heard.
-        if self.pinged.is_some() && ping_pong.poll_pong(context).is_ready() {
-            self.pinged = None;
+        if self.pinged.is_some() && self.poll_pong(life, context) {
             self.timer.as_mut().reset(Instant::now() + self.time);
+        }
+        if self.ping_pong.is_none() {
+            return Poll::Pending;
         }
         loop {
             ready!(self.timer.as_mut().poll(context));
@@ -378,16 +453,27 @@ impl Keepalive {
                 Some(_) => now + self.time,
                 None if life.calls.load(Ordering::Relaxed) == 0 => now + self.time,
                 None if heard + self.time > now => heard + self.time,
-                None if ping_pong.send_ping(Ping::opaque()).is_err() => return Poll::Ready(()),
                 None => {
-                    self.pinged = Some(now);
+                    if !self.ping(life, now) {
+                        return Poll::Ready(());
+                    }
                     now + self.timeout
                 }
             };
-            if self.pinged.is_some_and(|pinged| heard >= pinged) && ping_pong.poll_pong(context).is_ready() {
-                self.pinged = None;
+            if self.pinged.is_some_and(|pinged| heard >= pinged) {
+                self.poll_pong(life, context);
             }
             self.timer.as_mut().reset(next);
         }
+    }
+
+    /// Whether the ping under way was answered.
+    fn poll_pong(&mut self, life: &Life, context: &mut Context<'_>) -> bool {
+        let is_answered = self.ping_pong.as_mut().is_some_and(|ping_pong| ping_pong.poll_pong(context).is_ready());
+        if is_answered {
+            self.pinged = None;
+            *life.pinged.lock() = None;
+        }
+        is_answered
     }
 }

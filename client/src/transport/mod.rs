@@ -3,6 +3,50 @@
 //!
 //! Implement [`Transport`] to run a client inside a process, over something else than TCP, or against a fake:
 //! [`crate::Connection::over`] takes it.
+//!
+//! It is also where layers go, as in tower: a transport that holds another and looks at what passes. This one counts calls.
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc_test.rs"));
+//! # fn main() { doc_test(async |client: kvorum_client::Client| {
+//! use std::sync::Arc;
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//! use kvorum_client::transport::{BoxFuture, CallHead, Failure, Http2, ReceiveHalf, SendHalf};
+//! use kvorum_client::{Client, Config, Connection, Error, Transport};
+//!
+//! struct Counted(Http2, Arc<AtomicU64>);
+//!
+//! impl Transport for Counted {
+//!     fn unary(&self, head: CallHead, message: bytes::Bytes) -> BoxFuture<'static, Result<bytes::Bytes, Failure>> {
+//!         self.1.fetch_add(1, Ordering::Relaxed);
+//!         self.0.unary(head, message)
+//!     }
+//!
+//!     fn stream(&self, head: CallHead) -> BoxFuture<'static, Result<(Box<dyn SendHalf>, Box<dyn ReceiveHalf>), Failure>> {
+//!         self.0.stream(head)
+//!     }
+//!
+//!     fn ready(&self) -> BoxFuture<'static, ()> {
+//!         self.0.ready()
+//!     }
+//!
+//!     fn endpoints(&self) -> Vec<String> {
+//!         self.0.endpoints()
+//!     }
+//!
+//!     fn set_endpoints(&self, endpoints: &[String]) -> Result<(), Error> {
+//!         self.0.set_endpoints(endpoints)
+//!     }
+//! }
+//!
+//! let config = Config::new(client.endpoints());
+//! let count = Arc::new(AtomicU64::new(0));
+//! let transport = Counted(Http2::start(&config)?, Arc::clone(&count));
+//! let counted = Client::over(&Connection::over(transport, config));
+//! counted.put("a", "1").await?;
+//! assert_eq!(count.load(Ordering::Relaxed), 1);
+//! # Ok(()) }); }
+//! ```
 
 mod connect;
 mod endpoint;
@@ -34,6 +78,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Everything about a call besides its messages.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct CallHead {
     /// "/package.Service/Method".
     pub path: &'static str,
@@ -45,6 +90,9 @@ pub struct CallHead {
     pub deadline: Option<Instant>,
     /// Asks this endpoint and no other.
     pub endpoint: Option<Arc<str>>,
+    /// The caller would rather ask another member than wait for one that says nothing: executing the call twice does no
+    /// harm.
+    pub may_move: bool,
 }
 
 /// Whether a request that failed may have been executed.
@@ -61,8 +109,11 @@ pub enum Sent {
 /// A call that did not end with status OK.
 #[derive(Clone, Debug)]
 pub struct Failure {
+    /// The gRPC status code.
     pub code: Code,
+    /// The description that came with it.
     pub text: String,
+    /// Whether the request may have been executed all the same.
     pub sent: Sent,
     /// Who answered, or was asked.
     pub endpoint: Option<Arc<str>>,
@@ -93,6 +144,11 @@ pub trait Transport: Send + Sync + 'static {
 
     /// The endpoints in use.
     fn endpoints(&self) -> Vec<String>;
+
+    /// How many endpoints are in use. It is asked for by every call.
+    fn endpoint_count(&self) -> usize {
+        self.endpoints().len()
+    }
 
     /// Replaces the endpoints. Streams that are open on others go on.
     ///

@@ -22,6 +22,12 @@ use crate::error::{Code, Error, EtcdError};
 /// How long a member that said it has no leader, or is a learner, comes last.
 const AVOID_DURATION: Duration = Duration::from_secs(1);
 
+/// After so long without a byte from its member, a call has the member asked for a sign of life...
+const PROBE_AFTER: Duration = Duration::from_millis(400);
+
+/// ... and after so long without one, other members are asked instead.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
+
 /// The transport over HTTP/2.
 #[derive(Clone)]
 pub struct Http2(Arc<Pool>);
@@ -76,7 +82,7 @@ impl Http2 {
 }
 
 impl Pool {
-    /// A healthy endpoint in turn; one to be avoided only when there is no other. None when nothing is connected.
+    /// A healthy endpoint in turn; one to be avoided, or that is silent, only when there is no other. None when nothing is connected.
     fn pick(&self) -> Option<(Arc<Slot>, Arc<Link>)> {
         let slots = self.slots.read();
         let first = self.next.fetch_add(1, Ordering::Relaxed);
@@ -86,7 +92,7 @@ impl Pool {
             let slot = &slots[first.wrapping_add(offset) % slots.len()];
             let state = slot.state.lock();
             let Some(link) = state.link.as_ref().filter(|link| link.is_usable()) else { continue };
-            if state.avoid_until.is_none_or(|until| until <= now) {
+            if state.avoid_until.is_none_or(|until| until <= now) && !link.is_silent() {
                 return Some((Arc::clone(slot), Arc::clone(link)));
             }
             avoided.get_or_insert_with(|| (Arc::clone(slot), Arc::clone(link)));
@@ -143,22 +149,61 @@ impl Pool {
             }
         };
         let began = Instant::now();
-        let outcome = match bounded(deadline, call(Arc::clone(&link), head)).await {
-            Some(outcome) => outcome,
-            None => {
-                // Whoever said nothing for a whole call is taken for gone.
-                link.abandon_if_silent_since(began);
-                let endpoint = slot.as_ref().map(|slot| Arc::clone(slot.endpoint.name()));
-                let text = "context deadline exceeded".to_owned();
-                Err(Failure { code: Code::DeadlineExceeded, text, sent: Sent::Maybe, endpoint })
-            }
+        let may_move = head.may_move;
+        let mut call = std::pin::pin!(call(Arc::clone(&link), head));
+        let ended = tokio::select! {
+            biased;
+            outcome = &mut call => Ok(outcome),
+            end = self.patience(&link, began, deadline, may_move) => Err(end),
         };
+        let outcome = ended.unwrap_or_else(|end| {
+            let endpoint = slot.as_ref().map(|slot| Arc::clone(slot.endpoint.name()));
+            let (code, text) = match end {
+                Patience::Late => {
+                    // Whoever said nothing for a whole call is taken for gone.
+                    link.abandon_if_silent_since(began);
+                    (Code::DeadlineExceeded, "context deadline exceeded")
+                }
+                Patience::Silent => (Code::Unavailable, "the member is silent"),
+            };
+            Err(Failure { code, text: text.to_owned(), sent: Sent::Maybe, endpoint })
+        });
         if let (Err(failure), Some(slot)) = (&outcome, &slot)
             && is_about_the_member(failure)
         {
             slot.state.lock().avoid_until = Some(Instant::now() + AVOID_DURATION);
         }
         outcome
+    }
+
+    /// Ends when a call that began then has waited long enough: until its deadline, or, if it may move to another member,
+    /// until its own has given no sign of life when asked for one. A member that is merely slow answers pings.
+    async fn patience(&self, link: &Link, began: Instant, deadline: Option<Instant>, may_move: bool) -> Patience {
+        let by = |time: Instant| deadline.map_or(time, |deadline| deadline.min(time));
+        let mut timer = std::pin::pin!(tokio::time::sleep_until(by(began + PROBE_AFTER)));
+        loop {
+            timer.as_mut().await;
+            let (now, heard) = (Instant::now(), link.heard());
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Patience::Late;
+            }
+            let next = match link.pinged() {
+                Some(pinged) if pinged + PROBE_TIMEOUT <= now => {
+                    link.note_silence();
+                    if may_move && self.pick().is_some_and(|(_, other)| !other.is_silent()) {
+                        return Patience::Silent;
+                    }
+                    now + PROBE_AFTER
+                }
+                Some(pinged) => pinged + PROBE_TIMEOUT,
+                None if heard + PROBE_AFTER <= now => {
+                    link.probe();
+                    now + PROBE_TIMEOUT
+                }
+                None => heard + PROBE_AFTER,
+            };
+            timer.as_mut().reset(by(next));
+        }
     }
 
     fn trouble(&self) -> String {
@@ -169,6 +214,14 @@ impl Pool {
         });
         lines.collect::<Vec<_>>().join("; ")
     }
+}
+
+/// Why a call waits no longer.
+enum Patience {
+    /// Its deadline is over.
+    Late,
+    /// Its member gives no sign of life, and another may.
+    Silent,
 }
 
 async fn bounded<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
@@ -246,6 +299,10 @@ impl Transport for Http2 {
 
     fn endpoints(&self) -> Vec<String> {
         self.0.slots.read().iter().map(|slot| slot.endpoint.name().to_string()).collect()
+    }
+
+    fn endpoint_count(&self) -> usize {
+        self.0.slots.read().len()
     }
 
     fn set_endpoints(&self, endpoints: &[String]) -> Result<(), Error> {

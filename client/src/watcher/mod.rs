@@ -40,9 +40,10 @@ use crate::error::{Error, Result};
 use crate::keys::{self, IntoBytes};
 use crate::recipes::namespace;
 use crate::response::{Event, ResponseHeader};
+use crate::streaming;
 use crate::transport::{BoxFuture, Sent};
 
-use task::{Command, Item};
+use task::{Command, Item, Task};
 
 /// Events that wait for one consumer, at about which its watch is stopped. The answer that goes above it still fits in.
 pub const BUFFERED_EVENTS_MAX: usize = 1_024;
@@ -70,7 +71,7 @@ impl Watcher {
     pub fn new(connection: &Connection) -> Self {
         // Each watch has a few commands at most, so the number of watches bounds what waits here.
         let (commands, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(task::run(connection.clone(), receiver));
+        tokio::spawn(streaming::run(connection.clone(), Task::new(), receiver));
         Self { connection: connection.clone(), namespace: None, commands: Arc::new(Handle { commands }) }
     }
 
@@ -109,23 +110,7 @@ pub struct WatchRequest {
 }
 
 impl WatchRequest {
-    /// All keys that begin with the key; all there are when it is empty.
-    pub fn prefix(mut self) -> Self {
-        keys::make_prefix(&mut self.request.key, &mut self.request.range_end);
-        self
-    }
-
-    /// The key and all behind it.
-    pub fn from_key(mut self) -> Self {
-        keys::make_from_key(&mut self.request.key, &mut self.request.range_end);
-        self
-    }
-
-    /// The keys from the key up to and without `end`.
-    pub fn to(mut self, end: impl IntoBytes) -> Self {
-        self.request.range_end = end.into_bytes();
-        self
-    }
+    keys::range_methods!();
 
     /// Begins with the events of this revision instead of those that come.
     pub fn from_revision(mut self, revision: i64) -> Self {

@@ -1,23 +1,22 @@
-//! The task behind a [`super::Watcher`]: it keeps one gRPC stream for all watches, makes them again when it breaks, and
-//! decides what each consumer sees. It must never wait for a consumer.
+//! What the task behind a [`super::Watcher`] says and hears on its stream: it makes watches, makes them again when the
+//! stream broke, and decides what each consumer sees. It must never wait for a consumer.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 
 use kvorum_api::etcdserverpb::watch_request::RequestUnion;
 use kvorum_api::etcdserverpb::{
     WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse as Message,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{BUFFERED_BYTES_MAX, BUFFERED_EVENTS_MAX, WatchError, WatchResponse};
 use crate::buffer::Buffer;
-use crate::connection::{Connection, Stream};
-use crate::error::{Code, Error, EtcdError};
-use crate::login::Token;
-use crate::method;
+use crate::connection::Connection;
+use crate::error::{Error, EtcdError};
+use crate::method::{self, Method};
 use crate::response::{Event, ResponseHeader};
+use crate::streaming::Owner;
 
 /// The id of answers that concern all watches, or one that was refused.
 const NO_ID: i64 = -1;
@@ -68,17 +67,8 @@ enum State {
     Parked,
 }
 
-/// How a stream ended.
-enum End {
-    /// No watch needs it.
-    Idle,
-    /// Nobody can ask for a watch any more.
-    Unused,
-    Failed(Error),
-}
-
-struct Task {
-    connection: Connection,
+/// The owner of the stream of all watches.
+pub struct Task {
     entries: BTreeMap<u64, Entry>,
     ids: HashMap<i64, u64>,
     /// Watches asked for on this stream, by the id asked for, in the order asked, which is that of the answers; None for
@@ -86,176 +76,21 @@ struct Task {
     creating: VecDeque<(i64, Option<u64>)>,
     last_id: i64,
     outgoing: VecDeque<RequestUnion>,
-    token: Token,
-    has_heard: bool,
+    has_stream: bool,
 }
 
-/// Runs until the last watcher and watch are gone.
-pub async fn run(connection: Connection, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut backoff = connection.backoff();
-    let mut task = Task {
-        connection,
-        entries: BTreeMap::new(),
-        ids: HashMap::new(),
-        creating: VecDeque::new(),
-        last_id: 0,
-        outgoing: VecDeque::new(),
-        token: Token::default(),
-        has_heard: false,
-    };
-    loop {
-        while task.is_idle() {
-            let Some(command) = commands.recv().await else { return };
-            task.obey(command);
-        }
-        let connection = task.connection.clone();
-        let opening = connection.open_stream(method::WATCH, None);
-        let end = match task.while_waiting(&mut commands, opening).await {
-            Ok(Ok((stream, token))) => task.serve(stream, token, &mut commands).await,
-            Ok(Err(error)) => End::Failed(error),
-            Err(end) => end,
-        };
-        match end {
-            End::Unused => return,
-            End::Idle => {}
-            End::Failed(error) if task.is_final(&error) => task.fail_all(&error),
-            End::Failed(error) => {
-                tracing::debug!(%error, "the watch stream broke, and is opened again");
-                if std::mem::take(&mut task.has_heard) {
-                    backoff.reset();
-                }
-                let pause = tokio::time::sleep(backoff.pause());
-                if let Err(End::Unused) = task.while_waiting(&mut commands, pause).await {
-                    return;
-                }
-            }
-        }
-    }
-}
+impl Owner for Task {
+    type Command = Command;
+    type Request = WatchRequest;
+    type Answer = Message;
 
-enum Happening {
-    Command(Option<Command>),
-    Message(Result<Option<Message>, Error>),
-}
+    const METHOD: Method = method::WATCH;
 
-impl Task {
     fn is_idle(&self) -> bool {
         self.entries.values().all(|entry| entry.state == State::Parked)
     }
 
-    /// Whether trying again cannot help.
-    fn is_final(&self, error: &Error) -> bool {
-        let passes = error.is_transient()
-            || self.connection.login_may_help(error)
-            || matches!(error.code(), Code::Unavailable | Code::Internal | Code::Unknown | Code::Canceled);
-        !passes
-    }
-
-    fn fail_all(&mut self, error: &Error) {
-        for (_, entry) in std::mem::take(&mut self.entries) {
-            finish(entry, WatchError::Failed(error.clone()));
-        }
-    }
-
-    /// Waits for something while it does what it is asked.
-    async fn while_waiting<T>(
-        &mut self,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        future: impl Future<Output = T>,
-    ) -> Result<T, End> {
-        let mut future = std::pin::pin!(future);
-        loop {
-            tokio::select! {
-                biased;
-                command = commands.recv() => match command {
-                    Some(command) => self.obey(command),
-                    None => return Err(End::Unused),
-                },
-                done = &mut future => return Ok(done),
-            }
-            if self.is_idle() {
-                return Err(End::Idle);
-            }
-        }
-    }
-
-    async fn serve(
-        &mut self,
-        mut stream: Stream,
-        token: Token,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-    ) -> End {
-        self.token = token;
-        self.ids.clear();
-        self.creating.clear();
-        self.outgoing.clear();
-        self.last_id = 0;
-        let waiting: Vec<u64> =
-            self.entries.iter().filter(|(_, entry)| entry.state != State::Parked).map(|(&number, _)| number).collect();
-        waiting.into_iter().for_each(|number| self.create(number));
-        let end = loop {
-            match std::future::poll_fn(|context| self.poll_next(&mut stream, commands, context)).await {
-                Happening::Command(None) => break End::Unused,
-                Happening::Command(Some(command)) => {
-                    if let Some(number) = self.obey_on_stream(command) {
-                        self.create(number);
-                    }
-                    if self.is_idle() {
-                        break End::Idle;
-                    }
-                }
-                Happening::Message(Ok(Some(message))) => {
-                    self.has_heard = true;
-                    if let Err(error) = self.hear(message) {
-                        break End::Failed(error);
-                    }
-                }
-                Happening::Message(Ok(None)) => break End::Failed(ended()),
-                Happening::Message(Err(error)) => {
-                    if self.connection.login_may_help(&error) {
-                        self.connection.invalidate(&self.token);
-                    }
-                    break End::Failed(error);
-                }
-            }
-        };
-        for entry in self.entries.values_mut().filter(|entry| entry.state != State::Parked) {
-            entry.state = State::Waiting;
-        }
-        end
-    }
-
-    fn poll_next(
-        &mut self,
-        stream: &mut Stream,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        context: &mut Context<'_>,
-    ) -> Poll<Happening> {
-        while !self.outgoing.is_empty() {
-            match stream.send.poll_ready(context) {
-                Poll::Pending => break,
-                Poll::Ready(Err(failure)) => return Poll::Ready(Happening::Message(Err(failure.into()))),
-                Poll::Ready(Ok(())) => {}
-            }
-            let request_union = self.outgoing.pop_front();
-            if let Err(error) = stream.send(&WatchRequest { request_union }) {
-                return Poll::Ready(Happening::Message(Err(error)));
-            }
-        }
-        if let Poll::Ready(command) = commands.poll_recv(context) {
-            return Poll::Ready(Happening::Command(command));
-        }
-        stream.poll_receive(context).map(Happening::Message)
-    }
-
-    /// Does what it is asked while there is no stream.
     fn obey(&mut self, command: Command) {
-        self.obey_on_stream(command);
-        self.outgoing.clear();
-    }
-
-    /// Does what it is asked; gives the watch to be made now.
-    fn obey_on_stream(&mut self, command: Command) -> Option<u64> {
         match command {
             Command::Create { number, request, buffer, created } => {
                 let next_revision = request.start_revision;
@@ -268,33 +103,100 @@ impl Task {
                     state: State::Waiting,
                 };
                 self.entries.insert(number, entry);
-                Some(number)
+                self.create(number);
             }
             Command::Cancel(number) => {
                 self.stop(number);
                 self.entries.remove(&number);
-                None
             }
             Command::Resume(number) => {
-                let entry = self.entries.get_mut(&number)?;
-                (entry.state == State::Parked).then(|| {
+                if let Some(entry) = self.entries.get_mut(&number).filter(|entry| entry.state == State::Parked) {
                     entry.state = State::Waiting;
-                    number
-                })
+                    self.create(number);
+                }
             }
             Command::Progress => {
                 // One answer is for all who asked.
-                if !matches!(self.outgoing.back(), Some(RequestUnion::ProgressRequest(_))) {
+                if self.has_stream && !matches!(self.outgoing.back(), Some(RequestUnion::ProgressRequest(_))) {
                     self.outgoing.push_back(RequestUnion::ProgressRequest(WatchProgressRequest {}));
                 }
-                None
             }
         }
     }
 
-    /// Asks the server for a watch. Ids are ours to choose since etcd 3.4, so that nothing waits for an answer.
+    fn begin(&mut self) {
+        self.has_stream = true;
+        let waiting: Vec<u64> =
+            self.entries.iter().filter(|(_, entry)| entry.state == State::Waiting).map(|(&number, _)| number).collect();
+        waiting.into_iter().for_each(|number| self.create(number));
+    }
+
+    fn end(&mut self) {
+        self.has_stream = false;
+        self.ids.clear();
+        self.creating.clear();
+        self.outgoing.clear();
+        self.last_id = 0;
+        for entry in self.entries.values_mut().filter(|entry| entry.state != State::Parked) {
+            entry.state = State::Waiting;
+        }
+    }
+
+    fn has_request(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    fn next_request(&mut self) -> Option<WatchRequest> {
+        self.outgoing.pop_front().map(|union| WatchRequest { request_union: Some(union) })
+    }
+
+    fn hear(&mut self, message: Message, connection: &Connection) -> Result<(), Error> {
+        if message.created {
+            return self.hear_created(message, connection);
+        }
+        if message.canceled {
+            return match self.ids.remove(&message.watch_id) {
+                Some(number) => self.hear_cancelled(number, &message, connection),
+                None => Ok(()),
+            };
+        }
+        if message.watch_id == NO_ID {
+            let numbers: Vec<u64> = self.ids.values().copied().collect();
+            numbers.into_iter().for_each(|number| self.deliver_progress(number, &message));
+        } else if let Some(&number) = self.ids.get(&message.watch_id) {
+            if message.events.is_empty() && !message.fragment && self.entries[&number].fragments.is_empty() {
+                self.deliver_progress(number, &message);
+            } else {
+                self.deliver_events(number, message);
+            }
+        }
+        // What comes for an unknown id belongs to a watch whose cancellation is under way.
+        Ok(())
+    }
+
+    fn fail_all(&mut self, error: &Error) {
+        for (_, entry) in std::mem::take(&mut self.entries) {
+            finish(entry, WatchError::Failed(error.clone()));
+        }
+    }
+}
+
+impl Task {
+    pub fn new() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            ids: HashMap::new(),
+            creating: VecDeque::new(),
+            last_id: 0,
+            outgoing: VecDeque::new(),
+            has_stream: false,
+        }
+    }
+
+    /// Asks the server for a watch, if there is a stream. Ids are ours to choose since etcd 3.4, so that nothing waits for an
+    /// answer.
     fn create(&mut self, number: u64) {
-        let Some(entry) = self.entries.get_mut(&number) else { return };
+        let Some(entry) = self.entries.get_mut(&number).filter(|_| self.has_stream) else { return };
         self.last_id += 1;
         entry.state = State::Creating;
         entry.fragments.clear();
@@ -324,31 +226,7 @@ impl Task {
         entry.fragments.clear();
     }
 
-    fn hear(&mut self, message: Message) -> Result<(), Error> {
-        if message.created {
-            return self.hear_created(message);
-        }
-        if message.canceled {
-            return match self.ids.remove(&message.watch_id) {
-                Some(number) => self.hear_cancelled(number, &message),
-                None => Ok(()),
-            };
-        }
-        if message.watch_id == NO_ID {
-            let numbers: Vec<u64> = self.ids.values().copied().collect();
-            numbers.into_iter().for_each(|number| self.deliver_progress(number, &message));
-        } else if let Some(&number) = self.ids.get(&message.watch_id) {
-            if message.events.is_empty() && !message.fragment && self.entries[&number].fragments.is_empty() {
-                self.deliver_progress(number, &message);
-            } else {
-                self.deliver_events(number, message);
-            }
-        }
-        // What comes for an unknown id belongs to a watch whose cancellation is under way.
-        Ok(())
-    }
-
-    fn hear_created(&mut self, message: Message) -> Result<(), Error> {
+    fn hear_created(&mut self, message: Message, connection: &Connection) -> Result<(), Error> {
         // A refusal has no id, and some servers give ids of their own: then the order counts.
         let place = self.creating.iter().position(|(id, _)| *id == message.watch_id).unwrap_or(0);
         let Some((_, number)) = self.creating.remove(place) else {
@@ -362,7 +240,7 @@ impl Task {
             return Ok(());
         };
         if message.canceled {
-            return self.hear_cancelled(number, &message);
+            return self.hear_cancelled(number, &message, connection);
         }
         let Some(entry) = self.entries.get_mut(&number) else { return Ok(()) };
         entry.state = State::Live(message.watch_id);
@@ -379,11 +257,9 @@ impl Task {
         Ok(())
     }
 
-    fn hear_cancelled(&mut self, number: u64, message: &Message) -> Result<(), Error> {
+    fn hear_cancelled(&mut self, number: u64, message: &Message, connection: &Connection) -> Result<(), Error> {
         let error = Error::from_text(&message.cancel_reason);
-        if self.connection.login_may_help(&error) {
-            // The token belongs to the stream: all watches move to a new one.
-            self.connection.invalidate(&self.token);
+        if connection.login_may_help(&error) {
             return Err(error);
         }
         let Some(entry) = self.entries.remove(&number) else { return Ok(()) };
@@ -445,8 +321,4 @@ fn finish(entry: Entry, error: WatchError) {
         }
         None => entry.buffer.finish(Err(error)),
     }
-}
-
-fn ended() -> Error {
-    Error::new(crate::ErrorKind::Unavailable, Code::Unavailable, "the server ended the stream")
 }

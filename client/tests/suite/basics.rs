@@ -4,9 +4,9 @@ use kvorum_client::{
     Compare, Delete, ErrorKind, EtcdError, Get, Header, KeyValueExt, Kv, OpResponse, Put, SortBy, Txn, prefix_end,
 };
 
-use crate::world::{Kind, World, on_every_server};
+use crate::world::{Kind, World, tests_on};
 
-on_every_server!(
+tests_on!(crate::world::EVERY =>
     gets_and_puts,
     ranges_and_sorting,
     transactions,
@@ -262,17 +262,25 @@ async fn namespaces(world: World) {
     assert!(pages.next().await.unwrap().unwrap().kvs.is_empty());
 }
 
-/// The examples are run as a user would.
+/// The examples, which `cargo test` builds beside the tests, and alone by hand.
 #[test]
 fn examples() {
     let folder = tempfile::tempdir().unwrap();
     let member = kvorum_server::embed::start(folder.path()).unwrap();
     let url = member.client_url();
+    let this = std::env::current_exe().unwrap();
+    let examples = this.parent().and_then(std::path::Path::parent).unwrap().join("examples");
     for (name, expected) in [("members", "clients reach it at"), ("walk", "maintenance: ")] {
-        let mut example = std::process::Command::new(kvorum_interop::tools::cargo());
-        example.args(["run", "--quiet", "-p", "kvorum-client", "--example", name, "--", &url]);
-        example.env("CARGO_TARGET_DIR", kvorum_interop::tools::target_folder());
-        let output = kvorum_interop::tools::run(&mut example).unwrap();
+        let built = examples.join(name);
+        let mut example = if built.is_file() {
+            std::process::Command::new(built)
+        } else {
+            let mut cargo = std::process::Command::new(kvorum_interop::tools::cargo());
+            cargo.args(["run", "--quiet", "-p", "kvorum-client", "--example", name, "--"]);
+            cargo.env("CARGO_TARGET_DIR", kvorum_interop::tools::target_folder());
+            cargo
+        };
+        let output = kvorum_interop::tools::run(example.arg(&url)).unwrap();
         assert!(output.contains(expected), "{output}");
     }
 }

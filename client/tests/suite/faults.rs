@@ -7,9 +7,9 @@ use kvorum_client::{Client, Code, Compare, Config, Error, ErrorKind, EventExt, H
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::world::{Mode, Proxy, World, address, on_every_server, soon};
+use crate::world::{Mode, Proxy, World, address, soon, tests_on};
 
-on_every_server!(
+tests_on!(crate::world::CURRENT =>
     every_future_ends_when_nothing_answers,
     a_write_whose_answer_is_lost_is_not_repeated,
     a_transaction_whose_answer_is_lost_is_not_repeated,
@@ -17,6 +17,7 @@ on_every_server!(
     a_write_that_was_never_sent_is_sent_later,
     at_least_once_is_repeated_when_asked,
     a_silent_endpoint_is_left,
+    a_write_into_silence_ends_in_time,
     a_watch_leaves_a_silent_endpoint,
     dropped_calls_disturb_nobody,
     restarts,
@@ -175,9 +176,10 @@ async fn at_least_once_is_repeated_when_asked(world: World) {
     assert_eq!(direct.get("a").await.unwrap().kvs[0].version, 2);
 }
 
+/// The time until another member is asked is far below that of a call, and no write goes to the silent one meanwhile.
 async fn a_silent_endpoint_is_left(world: World) {
     let other = Proxy::start(address(&world.direct_url())).await;
-    let config = Config::new([world.proxy.url(), other.url()]).request_timeout(Duration::from_secs(2));
+    let config = Config::new([world.proxy.url(), other.url()]).request_timeout(Duration::from_secs(20));
     let client = Client::connect_with(config).await.unwrap();
     // Both are connected once calls in turn have gone to both.
     for endpoint in client.endpoints() {
@@ -185,25 +187,31 @@ async fn a_silent_endpoint_is_left(world: World) {
     }
     client.put("a", "1").await.unwrap();
     world.proxy.set(Mode::Swallow);
-    // Reads find the other endpoint within their own time, every one of them.
+    let began = Instant::now();
     for _ in 0..4 {
         client.get("a").await.unwrap();
     }
-    // At most one write falls into the hole: it ends in time, and the connection is left.
-    let mut lost = 0;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     for _ in 0..6 {
-        match client.put("a", "2").await {
-            Ok(_) => {}
-            Err(error) => {
-                assert!(error.maybe_applied());
-                lost += 1;
-            }
-        }
+        client.put("a", "2").await.unwrap();
     }
-    assert!(lost <= 1, "{lost} writes were lost");
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    // It is asked again once it says something.
     other.set(Mode::Cut);
     world.proxy.set(Mode::Pass);
     soon(async { while client.put("a", "3").await.is_err() {} }).await;
+}
+
+/// A write that fell into the hole ends in time, in doubt, and the connection is left for good.
+async fn a_write_into_silence_ends_in_time(world: World) {
+    let client = world.client.with_timeout(SHORT);
+    client.put("a", "1").await.unwrap();
+    world.proxy.set(Mode::Swallow);
+    let began = Instant::now();
+    assert!(client.put("a", "2").await.unwrap_err().maybe_applied());
+    assert!(began.elapsed() < SHORT * 5, "{:?}", began.elapsed());
+    world.proxy.set(Mode::Pass);
+    world.client.put("a", "3").await.unwrap();
 }
 
 async fn a_watch_leaves_a_silent_endpoint(world: World) {
@@ -245,7 +253,7 @@ async fn dropped_calls_disturb_nobody(world: World) {
 async fn restarts(mut world: World) {
     let client = world.client.clone();
     client.put("a", "0").await.unwrap();
-    for round in 1..4 {
+    for round in 1..3 {
         world.stop();
         let error = client.with_timeout(SHORT).put("a", "lost").await.unwrap_err();
         assert!(error.is_transient(), "{error:?}");
@@ -272,7 +280,7 @@ async fn endpoints_are_learned(world: World) {
 }
 
 async fn closed_connections_are_made_again(world: World) {
-    for _ in 0..20 {
+    for _ in 0..10 {
         world.proxy.cut_once();
         world.client.get("a").await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! The client against Kvorum inside of the test, a real etcd 3.7.1 (`tests/go/cmd/oracle`) and an installed etcd (Debian:
+//! The client against Kvorum inside of the test, a real etcd 3.7.1 and an installed etcd (Debian:
 //! 3.4), with a proxy in between that cuts, swallows and never answers. Nothing here sleeps: it waits for what must
 //! happen.
 

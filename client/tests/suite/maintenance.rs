@@ -3,10 +3,10 @@
 use kvorum_client::response::{AlarmMember, AlarmType};
 use kvorum_client::{Client, ErrorKind, EtcdError, Header};
 
-use crate::world::{Kind, World, address, on_etcd, on_every_server};
+use crate::world::{Kind, World, address, tests_on};
 
-on_every_server!(status_and_hashes, alarms, snapshots);
-on_etcd!(defragmentation, downgrades);
+tests_on!(crate::world::EVERY => status_and_hashes, alarms, snapshots);
+tests_on!(crate::world::ETCD => defragmentation, downgrades);
 
 async fn status_and_hashes(world: World) {
     let client = &world.client;

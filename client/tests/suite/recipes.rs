@@ -1,20 +1,22 @@
 //! Sessions, locks, elections, transactional memory, mirrors.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use kvorum_client::recipes::election::Election;
+use kvorum_client::recipes::listing::{Update, list_then_watch};
 use kvorum_client::recipes::mirror::Mirror;
 use kvorum_client::recipes::mutex::Mutex;
 use kvorum_client::recipes::session::Session;
 use kvorum_client::recipes::stm::{Isolation, Stm, transact};
 use kvorum_client::{Client, ErrorKind, EventExt, Header, LeaseEnd, Put};
 
-use crate::world::{Mode, World, on_every_server};
+use crate::world::{Mode, World, tests_on};
 
-on_every_server!(
+tests_on!(crate::world::CURRENT =>
     locks_exclude,
     a_lock_that_is_given_up_lets_the_next_in,
     a_lost_session_loses_the_lock,
@@ -23,6 +25,7 @@ on_every_server!(
     transactional_memory_keeps_sums,
     isolation,
     mirrors,
+    a_copy_follows,
     keys_are_those_of_go,
 );
 
@@ -243,11 +246,13 @@ async fn isolation(world: World) {
 
 async fn mirrors(world: World) {
     let client = &world.client;
-    for number in 0..2_500 {
-        if number % 500 == 0 {
+    // More than a page.
+    for number in 0..15 {
+        let puts = (0..100).map(|key| Put::new(format!("from/{:04}", number * 100 + key), "v"));
+        client.txn().then(puts.collect::<Vec<_>>()).await.unwrap();
+        if number == 3 {
             client.delete("from/").prefix().await.unwrap();
         }
-        client.put(format!("from/{number:04}"), "v").await.unwrap();
     }
     let mut mirror = Mirror::begin(client, "from/").await.unwrap();
     client.put("from/9999", "later").await.unwrap();
@@ -257,12 +262,56 @@ async fn mirrors(world: World) {
         assert!(kv.unwrap().mod_revision <= mirror.revision());
         count += 1;
     }
-    assert_eq!(count, 500);
+    assert_eq!(count, 1_100);
     let mut updates = mirror.updates().await.unwrap();
     let response = updates.next().await.unwrap().unwrap();
     assert_eq!((response.events[0].key(), response.events[0].revision()), (&b"from/9999"[..], mirror.revision() + 1));
     let again = Mirror::at_revision(client, "from/", mirror.revision());
-    assert_eq!(again.base().into_keys().count().await, 500);
+    assert_eq!(again.base().into_keys().count().await, 1_100);
+}
+
+/// A copy that is kept by list and watch is the store's, also over a compaction while it was cut off.
+async fn a_copy_follows(world: World) {
+    fn learn(copy: &mut BTreeMap<Bytes, Bytes>, update: Update) -> (bool, i64) {
+        match update {
+            Update::Listed { kvs, revision } => {
+                *copy = kvs.into_iter().map(|kv| (kv.key, kv.value)).collect();
+                (true, revision)
+            }
+            Update::Changed { events, revision } => {
+                for event in events {
+                    let key = Bytes::copy_from_slice(event.key());
+                    if event.is_delete() {
+                        copy.remove(&key);
+                    } else {
+                        copy.insert(key, event.value().clone());
+                    }
+                }
+                (false, revision)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let direct = Client::connect([world.direct_url()]).await.unwrap();
+    direct.put("copy/a", "1").await.unwrap();
+    let mut updates = list_then_watch(&world.client, "copy/");
+    let mut copy = BTreeMap::new();
+    assert!(learn(&mut copy, updates.next().await.unwrap().unwrap()).0);
+    direct.put("copy/b", "2").await.unwrap();
+    let last = direct.delete("copy/a").await.unwrap().revision();
+    while learn(&mut copy, updates.next().await.unwrap().unwrap()).1 < last {}
+    assert_eq!(copy, BTreeMap::from([("copy/b".into(), "2".into())]));
+
+    world.proxy.set(Mode::Cut);
+    direct.put("copy/b", "3").await.unwrap();
+    direct.delete("copy/b").await.unwrap();
+    let last = direct.put("copy/c", "4").await.unwrap().revision();
+    direct.compact(last).await.unwrap();
+    world.proxy.set(Mode::Pass);
+    assert_eq!(learn(&mut copy, updates.next().await.unwrap().unwrap()), (true, last), "everything is listed anew");
+    assert_eq!(copy, BTreeMap::from([("copy/c".into(), "4".into())]));
+    direct.put("copy/d", "5").await.unwrap();
+    assert!(!learn(&mut copy, updates.next().await.unwrap().unwrap()).0 && copy.len() == 2);
 }
 
 /// Programs in Go can share locks and elections with ours: name, slash, lease in hexadecimal (`concurrency`).

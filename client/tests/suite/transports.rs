@@ -141,3 +141,53 @@ fn everything_can_be_shared_between_threads() {
     sent::<kvorum_client::LeaseGuard>();
     sent::<kvorum_client::Snapshot>();
 }
+
+/// Every call has a span that names it and holds nothing of the user's.
+#[test]
+fn calls_have_spans() {
+    use tracing::span;
+
+    #[derive(Clone, Default)]
+    struct Seen(Arc<parking_lot::Mutex<String>>);
+
+    impl tracing::field::Visit for Seen {
+        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+            self.0.lock().push_str(&format!(" {}={value:?}", field.name()));
+        }
+    }
+
+    impl tracing::Subscriber for Seen {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            metadata.target().starts_with("kvorum_client")
+        }
+        fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
+            self.0.lock().push_str(attributes.metadata().name());
+            attributes.record(&mut self.clone());
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _span: &span::Id, values: &span::Record<'_>) {
+            values.record(&mut self.clone());
+        }
+        fn event(&self, event: &tracing::Event<'_>) {
+            event.record(&mut self.clone());
+        }
+        fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+        fn enter(&self, _span: &span::Id) {}
+        fn exit(&self, _span: &span::Id) {}
+    }
+
+    let seen = Seen::default();
+    tracing::subscriber::with_default(seen.clone(), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (client, _) = scripted(|call, _| match call {
+                0 => Err(Failure::new(Code::Unavailable, "going away", Sent::Never)),
+                _ => Ok(Bytes::new()),
+            });
+            client.put("the key", "the value").await.unwrap();
+        });
+    });
+    let text = seen.0.lock().clone();
+    assert!(text.contains("call path=\"/etcdserverpb.KV/Put\"") && text.contains("trying again"), "{text}");
+    assert!(!text.contains("the key") && !text.contains("the value"), "{text}");
+}

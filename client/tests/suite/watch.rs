@@ -5,11 +5,11 @@ use std::task::Poll;
 
 use futures_util::StreamExt;
 use kvorum_client::watcher::BUFFERED_EVENTS_MAX;
-use kvorum_client::{Client, EventExt, Header, Watch, WatchError, Watcher};
+use kvorum_client::{Client, EventExt, Header, Put, Watch, WatchError, Watcher};
 
-use crate::world::{Mode, World, on_every_server};
+use crate::world::{Mode, World, tests_on};
 
-on_every_server!(
+tests_on!(crate::world::EVERY =>
     events_in_order,
     filters_and_previous_values,
     from_a_revision_of_the_past,
@@ -179,22 +179,23 @@ async fn progress(world: World) {
 }
 
 async fn slow_consumers_hold_back_nobody(world: World) {
+    // As many in one revision as etcd allows by default.
+    const EVENTS_PER_REVISION: usize = 128;
     let client = &world.client;
-    let count = BUFFERED_EVENTS_MAX * 3;
-    let mut slow = client.watch("a").await.unwrap();
-    let mut quick = client.watch("a").await.unwrap();
-    let mut first = 0;
-    for number in 0..count {
-        let revision = put(client, "a").await;
-        if number == 0 {
-            first = revision;
-        }
-        assert_eq!(next_revisions(&mut quick, 1).await, [revision]);
+    let revisions = BUFFERED_EVENTS_MAX * 3 / EVENTS_PER_REVISION;
+    let put_all =
+        || client.txn().then((0..EVENTS_PER_REVISION).map(|n| Put::new(format!("a/{n}"), "")).collect::<Vec<_>>());
+    let mut slow = client.watch("a/").prefix().await.unwrap();
+    let mut quick = client.watch("a/").prefix().await.unwrap();
+    let mut expected = Vec::new();
+    for _ in 0..revisions {
+        let revision = put_all().await.unwrap().revision();
+        assert_eq!(next_revisions(&mut quick, EVENTS_PER_REVISION).await, [revision; EVENTS_PER_REVISION]);
+        expected.extend([revision; EVENTS_PER_REVISION]);
     }
     // The slow one reads late and still sees everything once.
-    let seen = next_revisions(&mut slow, count).await;
-    assert_eq!(seen, (first..).take(count).collect::<Vec<_>>());
-    let revision = put(client, "a").await;
+    assert_eq!(next_revisions(&mut slow, expected.len()).await, expected);
+    let revision = put(client, "a/0").await;
     assert_eq!(next_revisions(&mut slow, 1).await, [revision]);
 }
 
@@ -202,7 +203,7 @@ async fn large_revisions_come_whole(world: World) {
     let client = &world.client;
     let mut watch = client.watch("large/").prefix().with_previous().await.unwrap();
     let puts = |round: u8| -> Vec<_> {
-        (0..10).map(|number| kvorum_client::Put::new(format!("large/{number}"), vec![round; 140_000])).collect()
+        (0..10).map(|number| Put::new(format!("large/{number}"), vec![round; 140_000])).collect()
     };
     // With the previous values the answer is above what the server sends at once, and comes in fragments.
     for round in 0..3 {

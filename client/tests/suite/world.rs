@@ -21,11 +21,23 @@ pub const LONG: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Kvorum,
-    /// etcd 3.7.1, built from its public package.
+    /// etcd 3.7: built from its modules unless there is one.
     Etcd37,
-    /// Whatever etcd is installed.
+    /// Whatever etcd is installed; Debian's is a 3.4.
     Installed,
 }
+
+/// All there are.
+pub const EVERY: &[Kind] = &[Kind::Kvorum, Kind::Etcd37, Kind::Installed];
+
+/// Of the present version: for tests of what the client does when the network is bad, which asks little of the server.
+pub const CURRENT: &[Kind] = &[Kind::Kvorum, Kind::Etcd37];
+
+/// What our server does not serve yet.
+pub const ETCD: &[Kind] = &[Kind::Etcd37, Kind::Installed];
+
+/// etcd starts, expires leases and checks passwords sooner with these.
+const QUICK_FLAGS: &[&str] = &["--heartbeat-interval=20", "--election-timeout=200", "--bcrypt-cost=4"];
 
 enum Server {
     Embedded { member: Option<kvorum_server::start::Running>, folder: TempDir },
@@ -40,25 +52,24 @@ pub struct World {
 }
 
 impl World {
-    /// None when the server is not installed, which was printed.
-    pub async fn start(kind: Kind) -> Option<World> {
+    /// None when the server is not installed, which was printed. The flags are for etcd.
+    pub async fn start(kind: Kind, flags: &[&str]) -> Option<World> {
         let server = match kind {
             Kind::Kvorum => {
                 let folder = TempDir::with_prefix("kvorum-client-").unwrap();
                 let member = Some(kvorum_server::embed::start(folder.path()).unwrap());
                 Server::Embedded { member, folder }
             }
-            Kind::Etcd37 => {
-                let binary = tools::or_skip(tools::go_program("oracle"))?;
-                Server::Process(Box::new(Member::start(ProcessKind::Oracle, &binary, &[]).unwrap()))
-            }
-            Kind::Installed => {
-                let binary = tools::or_skip(tools::etcd())?;
-                Server::Process(Box::new(Member::start(ProcessKind::Server, &binary, &[]).unwrap()))
+            Kind::Etcd37 | Kind::Installed => {
+                let installed = kind == Kind::Installed;
+                let binary = if installed { tools::installed_etcd() } else { tools::etcd() };
+                let binary = tools::or_skip(binary)?;
+                let flags = [QUICK_FLAGS, flags].concat();
+                Server::Process(Box::new(Member::start(ProcessKind::Server, &binary, &flags).unwrap()))
             }
         };
         let proxy = Proxy::start(address(&server.url())).await;
-        let client = Client::connect([proxy.url()]).await.unwrap();
+        let client = Client::connect_with(config(&proxy)).await.unwrap();
         Some(World { kind, server, proxy, client })
     }
 
@@ -69,7 +80,7 @@ impl World {
 
     /// A configuration for the proxy.
     pub fn config(&self) -> Config {
-        Config::new([self.proxy.url()])
+        config(&self.proxy)
     }
 
     /// Stops the server cleanly and starts it again over the same data. Clients see their connections break.
@@ -111,10 +122,28 @@ pub fn address(url: &str) -> SocketAddr {
     url.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
-/// Runs a test against a kind of server, within a time.
-pub async fn run<F: Future<Output = ()>>(kind: Kind, test: impl FnOnce(World) -> F) {
-    let Some(world) = World::start(kind).await else { return };
-    soon(test(world)).await;
+/// With short pauses: the servers come back at once.
+fn config(proxy: &Proxy) -> Config {
+    Config::new([proxy.url()]).backoff(Duration::from_millis(10), Duration::from_millis(100))
+}
+
+/// Runs a test against each kind of server, all at the same time, since they wait more than they work. Each has a thread
+/// and a runtime of its own.
+pub fn on<F: Future<Output = ()>>(kinds: &[Kind], flags: &[&str], test: impl Fn(World) -> F + Sync) {
+    let test = &test;
+    let run = |kind: Kind| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            if let Some(world) = World::start(kind, flags).await {
+                soon(test(world)).await;
+            }
+        });
+    };
+    let failed: Vec<Kind> = std::thread::scope(|scope| {
+        let threads: Vec<_> = kinds.iter().map(|&kind| (kind, scope.spawn(move || run(kind)))).collect();
+        threads.into_iter().filter_map(|(kind, thread)| thread.join().is_err().then_some(kind)).collect()
+    });
+    assert!(failed.is_empty(), "it failed on {failed:?}");
 }
 
 /// Waits for what must happen.
@@ -122,50 +151,19 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, future).await.expect("it takes far too long")
 }
 
-/// Makes one test for each kind of server of every function named.
-macro_rules! on_every_server {
-    ($($case:ident),* $(,)?) => {
+/// Makes a test of every function named, against these kinds of server.
+macro_rules! tests_on {
+    ($kinds:expr => $($case:ident),* $(,)?) => {
         $(mod $case {
-            use crate::world::{Kind, run};
-
-            #[tokio::test]
-            async fn kvorum() {
-                run(Kind::Kvorum, super::$case).await;
-            }
-
-            #[tokio::test]
-            async fn etcd_3_7() {
-                run(Kind::Etcd37, super::$case).await;
-            }
-
-            #[tokio::test]
-            async fn etcd_installed() {
-                run(Kind::Installed, super::$case).await;
+            #[test]
+            fn on_each_server() {
+                crate::world::on($kinds, &[], super::$case);
             }
         })*
     };
 }
 
-/// The same for real etcd alone: what our server does not serve yet.
-macro_rules! on_etcd {
-    ($($case:ident),* $(,)?) => {
-        $(mod $case {
-            use crate::world::{Kind, run};
-
-            #[tokio::test]
-            async fn etcd_3_7() {
-                run(Kind::Etcd37, super::$case).await;
-            }
-
-            #[tokio::test]
-            async fn etcd_installed() {
-                run(Kind::Installed, super::$case).await;
-            }
-        })*
-    };
-}
-
-pub(crate) use {on_etcd, on_every_server};
+pub(crate) use tests_on;
 
 /// What a proxy does with connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
