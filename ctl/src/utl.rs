@@ -11,12 +11,8 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::command::{Action, Command, EXIT_BAD_FEATURE, EXIT_ERROR, Failure, Flag, Parsed};
-use crate::completion;
-
-/// The version of etcd whose tool this one stands for.
-const ETCD_VERSION: &str = "3.7.1";
-const API_VERSION: &str = "3.7";
+use crate::command::{Action, Command, EXIT_BAD_FEATURE, EXIT_ERROR, Failure, Flag, Parsed, Program, complete};
+use crate::{API_VERSION, ETCD_VERSION, golang};
 
 const WRITE_OUT: Flag = Flag {
     name: "write-out",
@@ -34,77 +30,81 @@ const TIMEOUT: Flag = Flag {
     about: "time to wait to obtain a file lock on db file, 0 to block indefinitely",
 };
 
-pub static ROOT: Command = Command {
-    name: "kvorumutl",
-    operands: "",
-    about: "Works on the files of a member that does not run.",
-    flags: &[TIMEOUT, WRITE_OUT],
-    action: Action::Group(&[
-        Command {
-            name: "completion",
-            operands: "[bash|zsh|fish|powershell]",
-            about: "Generate completion script",
-            flags: &[],
-            action: Action::Run(complete),
-        },
-        Command {
-            name: "defrag",
-            operands: "",
-            about: "Defragments the storage of a member that does not run",
-            flags: directory::DEFRAG_FLAGS,
-            action: Action::Run(directory::defrag),
-        },
-        Command {
-            name: "export",
-            operands: "",
-            about: "Writes a data directory that etcd 3.7 starts from",
-            flags: directory::EXPORT_FLAGS,
-            action: Action::Run(directory::export),
-        },
-        Command {
-            name: "hashkv",
-            operands: "<filename>",
-            about: "Prints the KV history hash of a given file",
-            flags: hashkv::FLAGS,
-            action: Action::Run(hashkv::hash_kv),
-        },
-        Command {
-            name: "migrate",
-            operands: "",
-            about: "Migrates schema of data dir files to make them compatible with different etcd version",
-            flags: directory::MIGRATE_FLAGS,
-            action: Action::Run(directory::migrate),
-        },
-        Command {
-            name: "snapshot",
-            operands: "",
-            about: "Manages snapshots of a member",
-            flags: &[],
-            action: Action::Group(&[
-                Command {
-                    name: "restore",
-                    operands: "<filename> --data-dir {output dir} [options]",
-                    about: "Restores a member's snapshot to a new data directory",
-                    flags: restore::FLAGS,
-                    action: Action::Run(restore::restore),
-                },
-                Command {
-                    name: "status",
-                    operands: "<filename>",
-                    about: "Gets the status of a snapshot or database file",
-                    flags: &[],
-                    action: Action::Run(snapshot::status),
-                },
-            ]),
-        },
-        Command {
-            name: "version",
-            operands: "",
-            about: "Prints the version of kvorumutl",
-            flags: &[],
-            action: Action::Run(version),
-        },
-    ]),
+pub static PROGRAM: Program = Program {
+    root: Command {
+        name: "kvorumutl",
+        about: "Works on the files of a member that does not run.",
+        flags: &[TIMEOUT, WRITE_OUT],
+        action: Action::Group(&[
+            Command {
+                name: "completion",
+                operands: "[bash|zsh|fish|powershell]",
+                about: "Generate completion script",
+                action: Action::Run(completion),
+                ..Command::EMPTY
+            },
+            Command {
+                name: "defrag",
+                about: "Defragments the storage of a member that does not run",
+                flags: directory::DEFRAG_FLAGS,
+                action: Action::Run(directory::defrag),
+                ..Command::EMPTY
+            },
+            Command {
+                name: "export",
+                about: "Writes a data directory that etcd 3.7 starts from",
+                flags: directory::EXPORT_FLAGS,
+                action: Action::Run(directory::export),
+                ..Command::EMPTY
+            },
+            Command {
+                name: "hashkv",
+                operands: "<filename>",
+                about: "Prints the KV history hash of a given file",
+                flags: hashkv::FLAGS,
+                action: Action::Run(hashkv::hash_kv),
+                ..Command::EMPTY
+            },
+            Command {
+                name: "migrate",
+                about: "Migrates schema of data dir files to make them compatible with different etcd version",
+                flags: directory::MIGRATE_FLAGS,
+                action: Action::Run(directory::migrate),
+                ..Command::EMPTY
+            },
+            Command {
+                name: "snapshot",
+                about: "Manages snapshots of a member",
+                action: Action::Group(&[
+                    Command {
+                        name: "restore",
+                        operands: "<filename> --data-dir {output dir} [options]",
+                        about: "Restores a member's snapshot to a new data directory",
+                        flags: restore::FLAGS,
+                        action: Action::Run(restore::restore),
+                        ..Command::EMPTY
+                    },
+                    Command {
+                        name: "status",
+                        operands: "<filename>",
+                        about: "Gets the status of a snapshot or database file",
+                        action: Action::Run(snapshot::status),
+                        ..Command::EMPTY
+                    },
+                ]),
+                ..Command::EMPTY
+            },
+            Command {
+                name: "version",
+                about: "Prints the version of kvorumutl",
+                action: Action::Run(version),
+                ..Command::EMPTY
+            },
+        ]),
+        ..Command::EMPTY
+    },
+    headings: &[],
+    footer: "",
 };
 
 /// How a command prints.
@@ -142,8 +142,7 @@ fn note(message: &str, fields: &[(&str, String)]) {
 /// A file that is not there is told as Go tells it.
 fn stat(path: &Path) -> Result<(), Failure> {
     std::fs::metadata(path).map(drop).map_err(|error| {
-        let text = error.to_string();
-        let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+        let text = golang::io_error_text(&error);
         Failure::new(EXIT_ERROR, format!("stat {}: {text}", path.display()))
     })
 }
@@ -155,13 +154,15 @@ fn locked_file(path: &Path) -> Result<File, Failure> {
     Ok(file)
 }
 
-fn complete(parsed: &Parsed) -> Result<String, Failure> {
+fn completion(parsed: &Parsed) -> Result<String, Failure> {
     let [shell] = &parsed.operands[..] else {
         let text = format!("accepts 1 arg(s), received {}", parsed.operands.len());
         return Err(Failure::new(EXIT_ERROR, text));
     };
-    completion::script(&ROOT, shell)
-        .ok_or_else(|| Failure::new(EXIT_ERROR, format!("invalid argument {shell:?} for \"kvorumutl completion\"")))
+    complete::script(shell, PROGRAM.root.name).ok_or_else(|| {
+        let shell = golang::quote(shell.bytes());
+        Failure::new(EXIT_ERROR, format!("invalid argument {shell} for \"kvorumutl completion\""))
+    })
 }
 
 fn version(_: &Parsed) -> Result<String, Failure> {

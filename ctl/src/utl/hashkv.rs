@@ -46,7 +46,7 @@ pub(super) fn hash_kv(parsed: &Parsed) -> Result<String, Failure> {
         Err(failure) if parsed.value(&WRITE_OUT) != "protobuf" => return Err(failure),
         format => format,
     };
-    let path = Path::new(path);
+    let path = Path::new(path.os_text());
     stat(path)?;
     let _locked = locked_file(path)?;
     let file = BoltFile::open(&RealFileSystem, path).map_err(|error| failed(&error))?;

@@ -92,7 +92,7 @@ pub(super) fn restore(parsed: &Parsed) -> Result<String, Failure> {
     let wal = Some(parsed.value(&WAL_DIRECTORY)).filter(|path| !path.is_empty()).map(PathBuf::from);
     let founders = founders(parsed)?;
     let request = Restore {
-        file: Path::new(file),
+        file: Path::new(file.os_text()),
         skip_hash: parsed.value(&SKIP_HASH) == "true",
         bump,
         name,
@@ -102,7 +102,7 @@ pub(super) fn restore(parsed: &Parsed) -> Result<String, Failure> {
     };
     let places = Places::new(&data, wal.as_deref());
     let fields = [
-        ("path", file.clone()),
+        ("path", file.to_string()),
         ("wal-dir", places.wal.display().to_string()),
         ("data-dir", data.display().to_string()),
     ];

@@ -26,7 +26,7 @@ pub(super) fn status(parsed: &Parsed) -> Result<String, Failure> {
     let [path] = &parsed.operands[..] else {
         return Err(Failure::new(EXIT_BAD_ARGUMENTS, "snapshot status requires exactly one argument"));
     };
-    let path = Path::new(path);
+    let path = Path::new(path.os_text());
     stat(path)?;
     let format = output_format(parsed)?;
     let _locked = locked_file(path)?;
