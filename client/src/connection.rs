@@ -121,6 +121,15 @@ impl Connection {
         })
     }
 
+    /// Logs in now, if the configuration has a user, instead of with the first call: to learn at once that a password is
+    /// wrong.
+    ///
+    /// # Errors
+    /// [`EtcdError::AuthFailed`], and what any call may fail with.
+    pub async fn log_in(&self) -> Result<()> {
+        self.token(Some(deadline_after(self.timeout))).await.map(drop)
+    }
+
     /// The same connection, whose calls may take this long.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {

@@ -1,6 +1,6 @@
 //! What several commands print: tables and sizes, in the shapes of etcd's tools.
 
-/// A table as `-w table` shows it: the head in capitals and centred, rows to the right.
+/// A table as `-w table` shows it: the head in capitals, without underscores, and centred, rows to the right.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
@@ -11,9 +11,15 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         let lines: Vec<String> = widths.iter().map(|width| "─".repeat(width + 2)).collect();
         format!("{left}{}{right}\n", lines.join(middle))
     };
-    let head: Vec<String> =
-        head.iter().zip(&widths).map(|(cell, width)| format!(" {:^width$} ", cell.to_uppercase())).collect();
-    let mut text = rule("┌", "┬", "┐") + &format!("│{}│\n", head.join("│")) + &rule("├", "┼", "┤");
+    let head: Vec<String> = head
+        .iter()
+        .zip(&widths)
+        .map(|(cell, width)| format!(" {:^width$} ", cell.to_uppercase().replace('_', " ")))
+        .collect();
+    let mut text = rule("┌", "┬", "┐") + &format!("│{}│\n", head.join("│"));
+    if !rows.is_empty() {
+        text += &rule("├", "┼", "┤");
+    }
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!(" {cell:>width$} ")).collect();
         text += &format!("│{}│\n", cells.join("│"));

@@ -26,7 +26,8 @@
 //! follows watch streams, [`pair`] sends one request to two servers, [`differ`] drives them in lockstep, [`history`]
 //! computes what a history must hash to, [`crash`] writes until the server is gone and checks what it finds after,
 //! [`disk`] makes what was not synced be gone as well, [`machine`] puts both together, [`cluster`] runs members of several
-//! programs together, [`load`] keeps them busy and checks each answer, [`faults`] does harm to whole clusters.
+//! programs together, [`load`] keeps them busy and checks each answer, [`faults`] does harm to whole clusters,
+//! [`transcript`] compares what two command line tools print.
 
 pub mod call;
 pub mod cluster;
@@ -45,4 +46,5 @@ pub mod process;
 pub mod random;
 pub mod raw;
 pub mod tools;
+pub mod transcript;
 pub mod watching;

@@ -43,23 +43,29 @@ pub fn server_under_test() -> Result<PathBuf, String> {
     SERVER_PATH
         .get_or_init(|| match std::env::var_os(SERVER) {
             Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
-            _ => build_kvorum(),
+            _ if !workspace_root().join("server/Cargo.toml").exists() => {
+                Err(format!("the workspace has no server and {SERVER} names none"))
+            }
+            _ => Ok(build_own("kvorum-server", "kvorum")),
         })
         .clone()
 }
 
-fn build_kvorum() -> Result<PathBuf, String> {
-    if !workspace_root().join("server/Cargo.toml").exists() {
-        return Err(format!("the workspace has no server and {SERVER} names none"));
-    }
+/// The workspace's `kvorumctl`, built in this profile when it is not fresh.
+pub fn kvorumctl() -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build_own("kvorum-ctl", "kvorumctl")).clone()
+}
+
+fn build_own(package: &str, program: &str) -> PathBuf {
     let mut build = Command::new(cargo());
-    build.current_dir(workspace_root()).args(["build", "--quiet", "--package", "kvorum-server", "--bin", "kvorum"]);
+    build.current_dir(workspace_root()).args(["build", "--quiet", "--package", package, "--bin", program]);
     if profile_folder().ends_with("release") {
         build.arg("--release");
     }
     build.env("CARGO_TARGET_DIR", target_folder());
-    run(&mut build).expect("the server must build");
-    Ok(profile_folder().join("kvorum"))
+    run(&mut build).expect("the programs of the workspace must build");
+    profile_folder().join(program)
 }
 
 /// `etcdctl` from the path.
@@ -97,7 +103,7 @@ fn named(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// A program of etcd 3.7 (`etcd`, `etcdutl`): one of the path, or built from the modules that the Go programs of the tests
+/// A program of etcd 3.7 (`etcd`, `etcdctl`, `etcdutl`): one of the path, or built from the modules that the Go programs of the tests
 /// name.
 pub fn released(program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();

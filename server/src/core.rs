@@ -32,6 +32,7 @@ use crate::limits::{
 };
 use crate::mailbox::{Mail, Mailbox, SlotKey};
 use crate::metrics::{Metrics, PeerMetrics};
+use crate::shrinking::Shrinking;
 use crate::watch::WatchPublisher;
 
 /// How often a physical compaction that waits looks again by itself.
@@ -89,6 +90,7 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     pub databases: Databases,
     pub authenticator: Authenticator,
+    pub shrinking: Shrinking,
     state: Mutex<Member<Waiter>>,
     log: Mutex<Wal>,
     queue: Mutex<Queue>,
@@ -215,6 +217,7 @@ impl Core {
             metrics,
             databases,
             authenticator,
+            shrinking: Shrinking::default(),
             state: Mutex::new(member),
             log: Mutex::new(wal),
             queue: Mutex::default(),
@@ -624,6 +627,11 @@ impl Core {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let before = self.sync_microseconds.load(Ordering::Relaxed);
         self.sync_microseconds.store((before * 15 + took) / 16, Ordering::Relaxed);
+    }
+
+    /// What a sync of the log takes, lately.
+    pub fn sync_time(&self) -> Duration {
+        Duration::from_micros(self.sync_microseconds.load(Ordering::Relaxed))
     }
 
     /// Hands out replies: to the caller's own thread directly, to others through their mailboxes, once per turn.

@@ -2,8 +2,8 @@
 //!
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
 //! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts
-//! and stops ([`start`], `opening`, [`embed`]); the member behind its locks ([`core`]) and its background threads
-//! ([`background`], `auto_compaction`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`, `housekeeping`); connection
+//! and stops ([`start`], `opening`, `take_over`, [`embed`]); the member behind its locks ([`core`]) and its background threads
+//! ([`background`], `auto_compaction`, `shrinking`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`, `housekeeping`); connection
 //! threads ([`worker`], [`connection`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry ([`services`], [`watch`]), and the plain HTTP
 //! pages ([`http1`]).
 //!
@@ -39,9 +39,11 @@ pub mod peer;
 mod pings;
 mod scheduling;
 mod services;
+mod shrinking;
 mod snapshots;
 mod socket;
 pub mod start;
+mod take_over;
 pub mod urls;
 pub mod watch;
 mod worker;

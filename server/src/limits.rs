@@ -1,5 +1,7 @@
 //! Every bound of the server, with what happens when it is reached.
 
+use std::time::Duration;
+
 /// A batch of at most this many proposals is written by the connection thread that gathered it; a larger one goes to the
 /// raft thread, so that the connection thread can gather on (measured: put-path variants).
 pub const INLINE_PROPOSALS_MAX: usize = 128;
@@ -135,3 +137,15 @@ pub const PASSWORD_THREADS_PER_CORE_DIVISOR: usize = 2;
 
 /// Times a login is begun anew because users, roles or permissions changed meanwhile.
 pub const LOGIN_ATTEMPTS_MAX: usize = 16;
+
+/// Keys and values copied in one slice of a shrink: a fraction of a millisecond, for which a commit may have to wait.
+pub const SHRINK_SLICE_BYTES: usize = 128 * 1024;
+
+/// A shrink writes out what it has copied whenever it is this much: a sync of the log must not find more to wait for.
+pub const SHRINK_SYNC_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Shortest pause between slices of a shrink.
+pub const SHRINK_PAUSE_MIN: Duration = Duration::from_micros(1_500);
+
+/// Longest pause between slices of a shrink, while syncs of the log take longer than before it.
+pub const SHRINK_PAUSE_MAX: Duration = Duration::from_millis(24);

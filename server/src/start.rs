@@ -305,6 +305,7 @@ impl Running {
             drop(thread.join());
         }
         self.links.close();
+        self.core.shrinking.join();
         self.last_commit.store(true, Ordering::Release);
         self.core.want_backend_commit();
         if let Some(backend) = self.backend.take() {

@@ -29,6 +29,7 @@ mod lease;
 mod nested;
 mod open;
 mod reader;
+mod request_v2;
 mod shared;
 
 pub use apply::{Applied, Effects, LeaseChange, Position, Writer};
@@ -50,5 +51,6 @@ pub use nested::{decode_request, decode_txn};
 pub use open::{Received, Restored, RestoredLease, StoreConfig, open};
 pub use reader::{Reader, Statistics};
 pub use reply::{Header, OpReply, RangeReply, Reply, TxnReply};
+pub use request_v2::check_entry_data;
 pub use revision::{KvBytes, Revision};
 pub use version::Version;

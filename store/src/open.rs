@@ -313,9 +313,9 @@ fn read_index(backend: &dyn Backend, value_bytes_max: u64) -> Result<(Index, i64
         backend.read(&mut |transaction| {
             transaction.scan(Bucket::Key, &from.to_key(), None, &mut |key, value| {
                 match restore_revision(key, value, &mut value_bytes_free) {
-                    Ok(revision) => {
-                        last = revision.latest().revision;
-                        restored.push(Some(revision));
+                    Ok((revision, entry)) => {
+                        last = revision;
+                        restored.extend(entry.map(Some));
                     }
                     Err(reason) => {
                         problem = Some(malformed(Bucket::Key, key, reason));
@@ -366,17 +366,26 @@ fn key_order(restored: &[Option<KeyEntry>]) -> Vec<usize> {
     order.into_iter().map(|(_, position)| position).collect()
 }
 
-fn restore_revision(key: &[u8], value: &[u8], value_bytes_free: &mut u64) -> Result<KeyEntry, &'static str> {
+/// Its entry is `None` for a revision without content: `snapshot restore --bump-revision` leaves one, which only says how
+/// far revisions were counted.
+fn restore_revision(
+    key: &[u8],
+    value: &[u8],
+    value_bytes_free: &mut u64,
+) -> Result<(Revision, Option<KeyEntry>), &'static str> {
     let (revision, tombstone) = Revision::from_key(key).ok_or("not a revision")?;
     if u32::try_from(revision.sub).is_err() {
         return Err("no transaction makes as many changes");
+    }
+    if value.is_empty() && !tombstone {
+        return Ok((revision, None));
     }
     let parts = KeyValueParts::parse(value).ok_or("not a KeyValue")?;
     if parts.key.is_empty() {
         return Err("the KeyValue has no key");
     }
     if tombstone {
-        return Ok(KeyEntry::new(key_alone(parts.key), false, Stamp::tombstone(revision), 0));
+        return Ok((revision, Some(KeyEntry::new(key_alone(parts.key), false, Stamp::tombstone(revision), 0))));
     }
     let stamp = Stamp { revision, create_revision: parts.create_revision, version: parts.version };
     if stamp.is_tombstone() {
@@ -391,7 +400,7 @@ fn restore_revision(key: &[u8], value: &[u8], value_bytes_free: &mut u64) -> Res
         *value_bytes_free -= length;
     }
     let kv = if kept { value.into() } else { key_alone(parts.key) };
-    Ok(KeyEntry::new(kv, kept, stamp, parts.lease))
+    Ok((revision, Some(KeyEntry::new(kv, kept, stamp, parts.lease))))
 }
 
 fn read_leases(backend: &dyn Backend, ttl_seconds_min: i64) -> Result<Vec<RestoredLease>, OpenError> {

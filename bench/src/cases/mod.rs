@@ -6,6 +6,7 @@ mod cluster_failover;
 mod cluster_put;
 mod cluster_read;
 mod compaction;
+mod defragment;
 mod keepalive;
 mod many_keys;
 mod neighbour;
@@ -53,6 +54,7 @@ pub const ALL: &[Case] = &[
     keepalive::CASE,
     many_keys::CASE,
     compaction::CASE,
+    defragment::CASE,
     catch_up::CASE,
     cluster_put::LEADER,
     cluster_put::SPREAD,

@@ -75,6 +75,11 @@ impl Kv {
         Get::new(key).bound(self)
     }
 
+    /// A read that was made by [`Get::new`], to be sent here.
+    pub fn read(&self, get: Get) -> Get<Kv> {
+        get.bound(self)
+    }
+
     /// Writes a key.
     pub fn put(&self, key: impl IntoBytes, value: impl IntoBytes) -> Put<Kv> {
         Put::new(key, value).bound(self)

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::keys::IntoBytes;
 use crate::kv::{Compare, Put, SortBy};
 use crate::lease::LeaseEnd;
-use crate::response::{EventExt, Header, KeyValue};
+use crate::response::{EventExt, Header, KeyValue, ResponseHeader};
 use crate::watcher::{Watch, WatchError};
 
 /// An election by its name.
@@ -149,10 +149,19 @@ impl Observation {
     /// # Errors
     /// What reading and watching may fail with. It may be called again.
     pub async fn next(&mut self) -> Result<KeyValue> {
+        self.next_with_header().await.map(|(_, kv)| kv)
+    }
+
+    /// The same, with the header of the answer that brought it.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn next_with_header(&mut self) -> Result<(ResponseHeader, KeyValue)> {
         loop {
             if let Some((watch, key)) = &mut self.following {
                 match watch.next().await {
                     Some(Ok(response)) => {
+                        let header = response.header;
                         let own = response.events.into_iter().filter(|event| event.key() == &key[..]);
                         let own: Vec<_> = own.collect();
                         let is_over = own.iter().any(EventExt::is_delete);
@@ -161,7 +170,7 @@ impl Observation {
                             self.following = None;
                         }
                         match last {
-                            Some(kv) if !is_over => return Ok(kv),
+                            Some(kv) if !is_over => return Ok((header, kv)),
                             _ => continue,
                         }
                     }
@@ -174,22 +183,22 @@ impl Observation {
                     None => self.following = None,
                 }
             }
-            if let Some(kv) = self.find().await? {
-                return Ok(kv);
+            if let Some(found) = self.find().await? {
+                return Ok(found);
             }
         }
     }
 
     /// Looks who leads and follows that one; None when a look must be taken again.
-    async fn find(&mut self) -> Result<Option<KeyValue>> {
+    async fn find(&mut self) -> Result<Option<(ResponseHeader, KeyValue)>> {
         let client = &self.election.client;
         let prefix = &self.election.prefix;
         let first = client.get(prefix).first_by(SortBy::CreateRevision).await?;
-        let revision = first.revision();
+        let (header, revision) = (first.header(), first.revision());
         if let Some(kv) = first.kvs.into_iter().next() {
             let watch = client.watch(&kv.key).from_revision(revision + 1).await?;
             self.following = Some((watch, kv.key.clone()));
-            return Ok(Some(kv));
+            return Ok(Some((header, kv)));
         }
         let mut watch = client.watch(prefix).prefix().from_revision(revision + 1).without_deletes().await?;
         // Whoever comes first leads; who that is when several come is asked anew.

@@ -24,7 +24,7 @@ use super::session::Session;
 use super::waiting::{Place, Remover, take_place, wait_for_turn};
 use crate::error::{Error, Result};
 use crate::kv::Compare;
-use crate::response::ResponseHeader;
+use crate::response::{Header as _, ResponseHeader};
 
 /// A lock by its name. One session has one place in its line: locking it twice with one session succeeds at once.
 pub struct Mutex<'a> {
@@ -55,7 +55,9 @@ impl<'a> Mutex<'a> {
             end = self.session.lost() => return Err(end.into()),
         };
         // The session may have ended while it waited, and the place with it.
-        if client.get(&guard.place.key).await?.kvs.is_empty() {
+        let own = client.get(&guard.place.key).await?;
+        guard.place.header = own.header();
+        if own.kvs.is_empty() {
             return Err(Error::lease_lost("the session ended while it waited for the lock"));
         }
         guard.remover.arm();
@@ -107,7 +109,7 @@ impl MutexGuard<'_> {
         self.place.revision
     }
 
-    /// The header of the answer with which the place was taken.
+    /// The header of the answer that said the lock is had.
     #[must_use]
     pub fn header(&self) -> ResponseHeader {
         self.place.header

@@ -259,6 +259,8 @@ pub enum WatchError {
     Compacted {
         /// The revision the history was compacted to; what is behind it can be watched.
         revision: i64,
+        /// Of the answer that said so.
+        header: ResponseHeader,
     },
     /// The server cancelled it, and says why.
     Cancelled(Error),
@@ -280,7 +282,9 @@ impl WatchError {
 impl fmt::Display for WatchError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Compacted { revision } => write!(formatter, "the history before revision {revision} is compacted"),
+            Self::Compacted { revision, .. } => {
+                write!(formatter, "the history before revision {revision} is compacted")
+            }
             Self::Cancelled(error) => write!(formatter, "the watch was cancelled: {error}"),
             Self::Failed(error) => write!(formatter, "cannot watch: {error}"),
         }

@@ -155,10 +155,14 @@ impl Owner for Task {
             return self.hear_created(message, connection);
         }
         if message.canceled {
-            return match self.ids.remove(&message.watch_id) {
-                Some(number) => self.hear_cancelled(number, &message, connection),
-                None => Ok(()),
-            };
+            let Some(number) = self.ids.remove(&message.watch_id) else { return Ok(()) };
+            if message.compact_revision > 0 {
+                // etcd goes on counting such a watch among those that must catch up before it answers a request for
+                // progress, until the client cancels it.
+                let watch_id = message.watch_id;
+                self.outgoing.push_back(RequestUnion::CancelRequest(WatchCancelRequest { watch_id }));
+            }
+            return self.hear_cancelled(number, &message, connection);
         }
         if message.watch_id == NO_ID {
             let numbers: Vec<u64> = self.ids.values().copied().collect();
@@ -264,7 +268,7 @@ impl Task {
         }
         let Some(entry) = self.entries.remove(&number) else { return Ok(()) };
         let error = if message.compact_revision > 0 || error.is(EtcdError::Compacted) {
-            WatchError::Compacted { revision: message.compact_revision }
+            WatchError::Compacted { revision: message.compact_revision, header: message.header.unwrap_or_default() }
         } else {
             let text = "the server gave no reason";
             let error = if message.cancel_reason.is_empty() { Error::from_text(text) } else { error };

@@ -156,6 +156,7 @@ async fn answer(worker: &Rc<Worker>, call: &Call, message: Bytes) -> Result<Byte
         GrpcMethod::MemberPromote => cluster::member_promote(worker, call, message).await,
         GrpcMethod::Alarm => maintenance::alarm(worker, message).await,
         GrpcMethod::Status => maintenance::status(worker),
+        GrpcMethod::Defragment => maintenance::defragment(worker, message).await,
         GrpcMethod::MoveLeader => maintenance::move_leader(worker, message).await,
         GrpcMethod::Downgrade => maintenance::downgrade(worker, message).await,
         GrpcMethod::Hash => maintenance::hash(worker).await,

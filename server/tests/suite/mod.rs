@@ -8,6 +8,7 @@ mod files;
 mod leases;
 mod pages;
 mod raw;
+mod shrinking;
 mod snapshots;
 mod space;
 mod starting;
