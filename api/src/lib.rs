@@ -6,6 +6,7 @@
 #![allow(clippy::all)]
 
 mod error;
+mod secrets;
 
 pub use error::{Code, EtcdError};
 

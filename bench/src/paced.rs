@@ -1,4 +1,4 @@
-//! Puts at a fixed rate, whatever the server does: an open loop. A closed loop sends nothing while the server stands still,
+//! Puts, or reads, at a fixed rate, whatever the server does: an open loop. A closed loop sends nothing while the server stands still,
 //! so a stop of 100 ms costs it one slow sample for each stream; here every put that falls due in the stop is late. The rate
 //! is far from what any server under measurement can do, so that the latency is the server's and not that of a queue.
 //! It never waits for a reply before it sends what is due.
@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::control::Control;
 use crate::load::{self, Tally};
-use crate::requests::{self, PUT, VALUE_BYTES};
+use crate::requests::{self, PUT, RANGE, VALUE_BYTES};
 use crate::server::Server;
 use crate::streams::Channel;
 
@@ -24,16 +24,29 @@ const CONNECTIONS: u64 = 10;
 const KEYS: u64 = 10_000;
 /// Visits all keys: it has no common divisor with their number.
 const KEY_STEP: u64 = 7919;
-/// A server that is so far behind is not going to catch up: a minute's puts.
+/// A server that is so far behind is not going to catch up: a minute's calls.
 const UNDER_WAY_MAX: u64 = 60 * PUTS_PER_SECOND;
 
 /// Puts of 256 bytes over 10,000 keys named `name`, on 10 connections in turn.
 pub fn spawn(server: &Server, control: &Arc<Control>, name: &'static str) -> JoinHandle<Result<Tally, String>> {
+    let body = move |number| requests::put_body(requests::key(name, number), requests::value(VALUE_BYTES, number));
+    spawn_calls(server, control, PUT, body)
+}
+
+/// Linearizable reads of one key each, of those that [`spawn`] puts, as often.
+pub fn spawn_reads(server: &Server, control: &Arc<Control>, name: &'static str) -> JoinHandle<Result<Tally, String>> {
+    spawn_calls(server, control, RANGE, move |number| requests::read_body(requests::key(name, number)))
+}
+
+fn spawn_calls(
+    server: &Server,
+    control: &Arc<Control>,
+    path: &'static str,
+    body: impl Fn(u64) -> Bytes + Send + 'static,
+) -> JoinHandle<Result<Tally, String>> {
     let address = server.address();
     load::spawn_thread(control, move |control, tally| async move {
-        let bodies: Vec<Bytes> = (0..KEYS)
-            .map(|number| requests::put_body(requests::key(name, number), requests::value(VALUE_BYTES, number)))
-            .collect();
+        let bodies: Vec<Bytes> = (0..KEYS).map(body).collect();
         let mut channels = Vec::new();
         for _ in 0..CONNECTIONS {
             channels.push(Channel::open(address).await?);
@@ -47,26 +60,27 @@ pub fn spawn(server: &Server, control: &Arc<Control>, name: &'static str) -> Joi
                 ended.map_err(|error| error.to_string())??;
             }
             if under_way.get() >= UNDER_WAY_MAX {
-                return Err(format!("{UNDER_WAY_MAX} puts are under way"));
+                return Err(format!("{UNDER_WAY_MAX} calls are under way"));
             }
             under_way.set(under_way.get() + 1);
             let channel = channels[(number % CONNECTIONS) as usize].clone();
             let body = bodies[(number * KEY_STEP % KEYS) as usize].clone();
-            calls.spawn_local(put(channel, body, control.clone(), tally.clone(), under_way.clone()));
+            calls.spawn_local(call(channel, path, body, control.clone(), tally.clone(), under_way.clone()));
         }
         Ok(())
     })
 }
 
-async fn put(
+async fn call(
     channel: Channel,
+    path: &'static str,
     body: Bytes,
     control: Arc<Control>,
     tally: Rc<RefCell<Tally>>,
     under_way: Rc<Cell<u64>>,
 ) -> Result<(), String> {
     let (started, recording) = (Instant::now(), control.recording());
-    channel.call(PUT, body).await?;
+    channel.call(path, body).await?;
     under_way.set(under_way.get() - 1);
     if recording {
         let mut tally = tally.borrow_mut();

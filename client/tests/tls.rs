@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kvorum_client::{Client, Code, Config, ErrorKind, Tls};
+use kvorum_client::{Client, Code, Config, ErrorKind, EtcdError, Permission, Tls};
 use kvorum_interop::certificates::{Authority, Wanted, write, write_pair};
 use kvorum_interop::process::{Kind, Member};
 use kvorum_interop::tools;
@@ -203,4 +203,37 @@ fn what_cannot_work_is_refused() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let error = runtime.block_on(Client::connect(["https://localhost:2379"])).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+}
+
+#[tokio::test]
+async fn the_name_in_a_certificate_is_a_user_and_a_token_counts_more() {
+    for server in servers() {
+        let with = |issued: Option<&'static str>| {
+            let mut tls = Tls::new().ca_pem(server.read("ca.crt"));
+            let wanted = Wanted { common_name: issued.unwrap_or_default(), ..Wanted::default() };
+            let issued = server.authority.issue(wanted);
+            tls = tls.identity_pem(issued.certificate, issued.key);
+            server.config("localhost").tls(tls).unwrap()
+        };
+        let anonymous = Client::connect_with(with(None)).await.unwrap();
+        let auth = anonymous.auth();
+        auth.add_user("root", "secret").await.unwrap();
+        auth.add_role("root").await.unwrap();
+        auth.grant_role("root", "root").await.unwrap();
+        auth.add_role("app").await.unwrap();
+        auth.grant_permission("app", Permission::read_write("app/").prefix()).await.unwrap();
+        auth.add_user_without_password("app").await.unwrap();
+        auth.grant_role("app", "app").await.unwrap();
+        auth.enable().await.unwrap();
+
+        let app = Client::connect_with(with(Some("app"))).await.unwrap();
+        app.put("app/a", "1").await.unwrap();
+        assert!(app.put("b", "1").await.unwrap_err().is(EtcdError::PermissionDenied));
+        let unknown = Client::connect_with(with(Some("somebody"))).await.unwrap();
+        for nobody in [anonymous, unknown] {
+            assert!(nobody.put("app/a", "2").await.unwrap_err().is(EtcdError::PermissionDenied));
+        }
+        let root = Client::connect_with(with(Some("app")).user("root", "secret")).await.unwrap();
+        root.put("b", "1").await.unwrap();
+    }
 }

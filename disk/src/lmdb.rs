@@ -2,13 +2,14 @@
 //! buckets that we do not know.
 //!
 //! [`generations`] says which folder is the live one and puts another in its place; [`exchange`] takes a bbolt file in and
-//! writes one out.
+//! writes one out; [`shrink`] copies the live one without its free pages while commits go on.
 //!
 //! Commits are synchronous, on the caller's thread. A read transaction sees the last commit; it must be short, since the
 //! file grows while an old one keeps freed pages from being used again. Nothing here knows what a key means.
 
 mod exchange;
 mod generations;
+mod shrink;
 
 use std::io;
 use std::ops::{Bound, ControlFlow, Range};
@@ -27,6 +28,9 @@ use crate::{DiskError, FileSystem};
 
 pub use exchange::{ExchangeError, Exported, import_bolt};
 pub use generations::{PreparedGeneration, RetiredGeneration};
+pub use shrink::{SHRINK_SPARE_BYTES, Shrink};
+
+use shrink::Mirror;
 
 /// Address space reserved for the file. Nothing is allocated; the file takes what it holds.
 pub const MAP_SIZE_BYTES_MAX: usize = 1 << 40;
@@ -61,6 +65,10 @@ pub struct LmdbBackend {
     /// The folder of the first generation; later ones lie beside it.
     directory: PathBuf,
     options: LmdbOptions,
+    /// Names of folders that are being built: none is used twice, since LMDB does not open one twice.
+    next_number: AtomicU64,
+    /// The copy that commits are repeated in.
+    mirror: Mutex<Option<Arc<Mirror>>>,
 }
 
 impl LmdbBackend {
@@ -69,7 +77,8 @@ impl LmdbBackend {
     pub fn open(directory: &Path, options: LmdbOptions) -> Result<Self, BackendError> {
         let newest = generations::settle(directory)?;
         let current = RwLock::new(Arc::new(Generation::open(&newest, options)?));
-        Ok(Self { current, directory: directory.to_owned(), options })
+        let next_number = AtomicU64::new(generations::number_of(directory, &newest).unwrap_or_default() + 1);
+        Ok(Self { current, directory: directory.to_owned(), options, next_number, mirror: Mutex::default() })
     }
 
     /// The environment that new transactions use.
@@ -83,7 +92,14 @@ impl LmdbBackend {
         self.replace_shared(Arc::new(generation))
     }
 
+    /// What it was opened with.
+    pub fn options(&self) -> LmdbOptions {
+        self.options
+    }
+
     fn replace_shared(&self, generation: Arc<Generation>) -> Arc<Generation> {
+        // Of whatever was being copied, this takes the place.
+        *self.mirror.lock() = None;
         std::mem::replace(&mut *self.current.write(), generation)
     }
 }
@@ -97,7 +113,13 @@ impl Backend for LmdbBackend {
     }
 
     fn commit(&self, batch: &CommitBatch) -> Result<(), BackendError> {
-        self.generation().commit(batch)
+        self.generation().commit(batch)?;
+        // A copy that begins only now reads what was just committed.
+        let mirror = self.mirror.lock().clone();
+        if let Some(mirror) = mirror {
+            mirror.repeat(batch);
+        }
+        Ok(())
     }
 
     fn size_bytes(&self) -> u64 {
@@ -173,6 +195,28 @@ impl Generation {
                 .sync_directory(directory)
                 .map_err(|cause| disk_error(DiskError::new("sync", directory, cause)))?;
         }
+        Ok(Self::over(environment, databases, other, directory, size_in_use))
+    }
+
+    /// A new environment in a folder that is not there yet, whose commits are not synced. It is not whole on the disk before
+    /// it is synced.
+    fn create_unsynced(directory: &Path) -> Result<Self, BackendError> {
+        create_durable_directories(&RealFileSystem, directory).map_err(|error| BackendError(error.to_string()))?;
+        let fail = |error| backend_error("create", directory, error);
+        let environment = open_environment(directory, LmdbOptions { unsafe_no_fsync: true }).map_err(fail)?;
+        let mut transaction = environment.write_txn().map_err(fail)?;
+        let (databases, other) = open_databases(&environment, &mut transaction).map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+        Ok(Self::over(environment, databases, other, directory, 0))
+    }
+
+    fn over(
+        environment: Env<WithoutTls>,
+        databases: Vec<BucketDatabase>,
+        other: BucketDatabase,
+        directory: &Path,
+        size_in_use: u64,
+    ) -> Self {
         let generation = Self {
             environment,
             databases,
@@ -185,7 +229,17 @@ impl Generation {
             seen: Mutex::default(),
         };
         generation.refresh_size();
-        Ok(generation)
+        generation
+    }
+
+    /// Looks again how large it is.
+    fn recount(&self) -> Result<(), BackendError> {
+        let fail = |error| self.error("read", error);
+        let transaction = self.environment.read_txn().map_err(fail)?;
+        let in_use = size_in_use(&self.environment, &self.databases, self.other, &transaction).map_err(fail)?;
+        self.size_in_use_bytes.store(in_use, Ordering::Relaxed);
+        self.refresh_size();
+        Ok(())
     }
 
     pub fn directory(&self) -> &Path {

@@ -246,3 +246,50 @@ fn member_and_alarm() {
     assert_eq!(etcdctl.run(&["alarm", "list"]), "");
     assert_eq!(etcdctl.json(&["alarm", "list"])["alarms"], Value::Null);
 }
+
+#[test]
+fn users_roles_and_logins() {
+    let Some(path) = tools::or_skip(tools::etcdctl()) else { return };
+    let Some(server) = tools::or_skip(tools::server_under_test()) else { return };
+    let member = Member::start(Kind::Server, &server, &["--bcrypt-cost=4"]).expect("the server must start");
+    let etcdctl = Etcdctl { member, path };
+    assert_eq!(etcdctl.run(&["user", "add", "root:pw-root"]), "User root created\n");
+    assert_eq!(etcdctl.run(&["role", "add", "root"]), "Role root created\n");
+    assert_eq!(etcdctl.run(&["user", "grant-role", "root", "root"]), "Role root is granted to user root\n");
+    assert_eq!(etcdctl.run_with(&["user", "add", "app", "--interactive=false"], "pw-app\n"), "User app created\n");
+    assert_eq!(etcdctl.run(&["user", "add", "cert", "--no-password"]), "User cert created\n");
+    assert_eq!(etcdctl.run(&["role", "add", "app"]), "Role app created\n");
+    let grant = ["role", "grant-permission", "app", "readwrite", "app/", "--prefix"];
+    assert_eq!(etcdctl.run(&grant), "Role app updated\n");
+    assert_eq!(etcdctl.run(&["role", "grant-permission", "app", "read", "k"]), "Role app updated\n");
+    assert_eq!(etcdctl.run(&["user", "grant-role", "app", "app"]), "Role app is granted to user app\n");
+    assert_eq!(etcdctl.run(&["auth", "enable"]), "Authentication Enabled\n");
+    assert!(etcdctl.fail(&["put", "app/a", "1"]).contains("etcdserver: user name is empty"));
+    assert!(etcdctl.fail(&["--user=app:wrong", "put", "app/a", "1"]).contains("authentication failed"));
+    assert_eq!(etcdctl.run(&["--user=app:pw-app", "put", "app/a", "1"]), "OK\n");
+    assert_eq!(etcdctl.lines(&["--user=app:pw-app", "get", "app/", "--prefix"]), ["app/a", "1"]);
+    assert!(etcdctl.fail(&["--user=app:pw-app", "put", "k", "1"]).contains("etcdserver: permission denied"));
+    assert!(etcdctl.fail(&["--user=app:pw-app", "user", "list"]).contains("etcdserver: permission denied"));
+    assert_eq!(etcdctl.lines(&["--user=root:pw-root", "user", "list"]), ["app", "cert", "root"]);
+    assert_eq!(etcdctl.lines(&["--user=root:pw-root", "role", "list"]), ["app", "root"]);
+    assert_eq!(etcdctl.lines(&["--user=app:pw-app", "user", "get", "app"]), ["User: app", "Roles: app"]);
+    let role = etcdctl.run(&["--user=app:pw-app", "role", "get", "app"]);
+    assert!(role.contains("Role app") && role.contains("[app/, app0) (prefix app/)") && role.contains("\tk"), "{role}");
+    let revoke = ["--user=root:pw-root", "role", "revoke-permission", "app", "k"];
+    assert!(etcdctl.run(&revoke).contains("Permission of key k is revoked from role app"));
+    let passwd = ["--user=root:pw-root", "user", "passwd", "app", "--interactive=false"];
+    assert_eq!(etcdctl.run_with(&passwd, "pw-new\n"), "Password updated\n");
+    assert_eq!(etcdctl.run(&["--user=app:pw-new", "put", "app/a", "2"]), "OK\n");
+    let revoke = ["--user=root:pw-root", "user", "revoke-role", "app", "app"];
+    assert_eq!(etcdctl.run(&revoke), "Role app is revoked from user app\n");
+    assert!(etcdctl.fail(&["--user=app:pw-new", "get", "app/a"]).contains("etcdserver: permission denied"));
+    assert_eq!(etcdctl.run(&["--user=root:pw-root", "role", "delete", "app"]), "Role app deleted\n");
+    assert_eq!(etcdctl.run(&["--user=root:pw-root", "user", "delete", "app"]), "User app deleted\n");
+    assert_eq!(etcdctl.run(&["--user=root:pw-root", "auth", "disable"]), "Authentication Disabled\n");
+    assert_eq!(etcdctl.run(&["put", "k", "1"]), "OK\n");
+    // Nothing of a password or a token is in the log.
+    let log = etcdctl.member.log();
+    for secret in ["pw-root", "pw-app", "pw-new"] {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+}

@@ -268,10 +268,7 @@ async fn fill_and_free(cluster: &Cluster) {
     cluster.nodes[0].kv().compact(request).await.expect("compactions go on");
     for node in &cluster.nodes {
         // Every member frees its own file.
-        let defragmented = node.maintenance().defragment(pb::DefragmentRequest {}).await;
-        if let Err(status) = defragmented {
-            assert!(node.name.starts_with("kvorum"), "{}: {status}", node.name);
-        }
+        node.maintenance().defragment(pb::DefragmentRequest {}).await.expect("it is shrunk");
     }
     let disarmed = until(async || {
         let alarms = cluster.nodes[1].maintenance().alarm(pb::AlarmRequest::default()).await?.into_inner().alarms;
@@ -367,7 +364,8 @@ async fn an_entry_of_the_unknown_stops_the_member() {
     let mut cluster = Cluster::found(&[&etcd, &kvorum, &etcd], LENIENT).await;
     cluster.settle().await;
     let applied = cluster.nodes[1].status().await.expect("a status").raft_applied_index;
-    let request = pb::AuthRoleAddRequest { name: "somebody".to_owned() };
+    // etcd takes longer names than this version.
+    let request = pb::AuthRoleAddRequest { name: "x".repeat(1025) };
     let mut auth = pb::auth_client::AuthClient::new(cluster.nodes[0].channel.clone());
     auth.role_add(request).await.expect("etcd takes a role");
     let mut stopped = cluster.nodes.remove(1);
@@ -378,7 +376,8 @@ async fn an_entry_of_the_unknown_stops_the_member() {
     assert!(said.contains(&format!("{}", applied + 1)), "{said}");
     println!("{said}");
     for node in &cluster.nodes {
-        node.put("still", b"here").await.expect("the others go on");
+        // It may have led.
+        until(async || node.put("still", b"here").await).await.expect("the others go on");
     }
     cluster.settle().await;
 }

@@ -13,8 +13,8 @@ use kvorum_api::etcdserverpb::{
 };
 use kvorum_api::{EtcdError, raftpb};
 use kvorum_store::{
-    Applied, ApplyError, ApplyFailure, Effects, EventBatch, LeaseChange, MemberChange, Position, Reply, Writer,
-    decode_request,
+    Applied, ApplyError, ApplyFailure, Caller, Effects, EventBatch, LeaseChange, MemberChange, Position, Reply,
+    TokenChange, Writer, auth, decode_request,
 };
 use prost::Message;
 use serde::Deserialize;
@@ -60,6 +60,10 @@ pub struct Turn<W> {
     /// The cluster went down to an older version, whose members cannot apply what is in the log so far: it must not be
     /// read again at the next start.
     pub snapshot_forced: bool,
+    /// Users, roles or permissions changed: who watches is to be looked at again.
+    pub auth_changed: bool,
+    /// What clients may show from now on, or no longer. To be noted before anybody is answered.
+    pub tokens: Vec<TokenChange>,
     /// Another leader, or none.
     pub leader_changed: bool,
     /// Messages that were refused, and why.
@@ -79,6 +83,8 @@ impl<W> Default for Turn<W> {
             space_exceeded: false,
             membership_changed: false,
             snapshot_forced: false,
+            auth_changed: false,
+            tokens: Vec::new(),
             leader_changed: false,
             refused: Vec::new(),
         }
@@ -337,10 +343,12 @@ impl<W> Member<W> {
             return;
         }
         let mut requests: Vec<Bytes> = Vec::new();
+        // An expired lease takes all its keys along, whoever may write them: as in etcd, root asks for it.
+        let root = self.writer.auth_revision().map_or(Caller::NOBODY, |revision| Caller { user: auth::ROOT, revision });
         for id in self.leases.take_expired(now) {
             let request =
                 InternalRaftRequest { lease_revoke: Some(LeaseRevokeRequest { id }), ..InternalRaftRequest::default() };
-            requests.push(self.number(request).1);
+            requests.push(self.number_for(root, request).1);
         }
         let checkpoints = self.leases.take_checkpoints(now);
         if !checkpoints.is_empty() {
@@ -364,10 +372,15 @@ impl<W> Member<W> {
         }
     }
 
-    /// Gives a request its id and encodes it.
-    pub fn number(&self, mut request: InternalRaftRequest) -> (u64, Bytes) {
+    /// Gives a request its id and encodes it. It is nobody's: what needs a permission is not granted one.
+    pub fn number(&self, request: InternalRaftRequest) -> (u64, Bytes) {
+        self.number_for(Caller::NOBODY, request)
+    }
+
+    /// As [`Self::number`], for a user.
+    pub fn number_for(&self, caller: Caller<'_>, mut request: InternalRaftRequest) -> (u64, Bytes) {
         let id = self.ids.next_id();
-        request.header = Some(RequestHeader { id, ..RequestHeader::default() });
+        request.header = Some(RequestHeader { id, username: caller.user.to_owned(), auth_revision: caller.revision });
         (id, Bytes::from(request.encode_to_vec()))
     }
 
@@ -478,6 +491,8 @@ impl<W> Member<W> {
         self.effects.alarms_lifted.clear();
         self.effects.cluster_version = None;
         turn.membership_changed |= std::mem::take(&mut self.effects.membership_changed);
+        turn.auth_changed |= std::mem::take(&mut self.effects.auth_changed);
+        turn.tokens.append(&mut self.effects.tokens);
         for change in self.effects.leases.drain(..) {
             turn.leases_changed = true;
             match change {

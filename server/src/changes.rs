@@ -44,8 +44,9 @@ pub async fn update(core: &Core, id: u64, peer_urls: &[String]) -> Result<Vec<Me
     configure(core, reconfiguration::update_change(id, peer_urls)).await
 }
 
-/// Makes a learner a voter. Only the leader knows whether it is ready: any other member asks it.
-pub async fn promote(core: &Core, id: u64) -> Result<Vec<Member>, EtcdError> {
+/// Makes a learner a voter. Only the leader knows whether it is ready: any other member asks it, and shows the token of
+/// whoever asked here.
+pub async fn promote(core: &Core, id: u64, token: Option<&str>) -> Result<Vec<Member>, EtcdError> {
     let deadline = Instant::now() + core.config.request_timeout;
     loop {
         match promote_here(core, id).await {
@@ -55,7 +56,7 @@ pub async fn promote(core: &Core, id: u64) -> Result<Vec<Member>, EtcdError> {
         let urls = wait_for_leader(core, deadline).await?;
         for url in &urls {
             let left = deadline.saturating_duration_since(Instant::now());
-            match questions::promote(&core.dialer, url, id, None, left).await {
+            match questions::promote(&core.dialer, url, id, token, left).await {
                 Ok(Promotion::Done(members)) => return Ok(members),
                 Ok(Promotion::Refused(error)) => return Err(error),
                 Ok(Promotion::Unknown(_)) | Err(_) => {}

@@ -17,6 +17,7 @@ use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::auth::Credentials;
 use crate::grpc::{MessageReader, Responder, Status, answer_content_type, parse_timeout};
 use crate::limits::{CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, STREAM_WINDOW_BYTES};
 use crate::metrics::GrpcMethod;
@@ -67,9 +68,9 @@ pub struct ConnectionInfo {
     /// There is TLS below.
     pub is_secure: bool,
     /// The common name in the certificate of the client, which was verified. Only with `--client-cert-auth`: etcd takes
-    /// names from certificates for users then, and not when `--trusted-ca-file` alone asks for them.
-    #[allow(dead_code, reason = "users by certificate come with authentication")]
-    pub client_certificate_common_name: Option<Rc<str>>,
+    /// names from certificates for users then, and not when `--trusted-ca-file` alone asks for them. An empty name is a
+    /// user that does not exist.
+    pub client_certificate_common_name: Option<Arc<str>>,
 }
 
 /// The protocols offered to clients that speak TLS.
@@ -122,11 +123,7 @@ async fn serve_secured(
 ) {
     let Some(Accepted { stream, protocol, certificate }) = tls.accept(stream).await else { return };
     let name = certificate.filter(|_| tls.names_users()).map(|certificate| certificate.common_name);
-    let info = ConnectionInfo {
-        serves,
-        is_secure: true,
-        client_certificate_common_name: name.filter(|name| !name.is_empty()).map(Rc::from),
-    };
+    let info = ConnectionInfo { serves, is_secure: true, client_certificate_common_name: name.map(Arc::from) };
     if protocol.as_deref() == Some(HTTP2) {
         serve_http2(worker, stream, config, info.into()).await;
     } else if serves != Serves::Calls {
@@ -281,8 +278,13 @@ fn begin_call(
     }
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let require_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
-    let call = Call { method, deadline, require_leader };
     let streaming = services::is_streaming(method);
+    // A stream may outlive the time without authentication; a unary call is over before.
+    let credentials = match streaming || worker.reader.auth_generation() != 0 {
+        true => Credentials::of_call(&head.headers, info.client_certificate_common_name.as_ref()),
+        false => Credentials::default(),
+    };
+    let call = Call { method, deadline, credentials, identity: None, require_leader };
     let encoding = head.headers.get("grpc-encoding");
     let mut messages = MessageReader::new(body, config.message_bytes_max, encoding, !streaming);
     if streaming {

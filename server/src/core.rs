@@ -20,10 +20,11 @@ use kvorum_disk::{DiskError, Wal};
 use kvorum_node::lease_timers::Renewal;
 use kvorum_node::member::{Member, Outcome, Proposal, Turn};
 use kvorum_node::{Persist, RequestIds, SnapshotPosition};
-use kvorum_store::{Header, Reader};
+use kvorum_store::{Caller, Header, Reader};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::auth::{Authenticator, Identity};
 use crate::database::Databases;
 use crate::ids::to_hex;
 use crate::limits::{
@@ -32,6 +33,7 @@ use crate::limits::{
 use crate::mailbox::{Mail, Mailbox, SlotKey};
 use crate::metrics::{Metrics, PeerMetrics};
 use crate::peer::Dialer;
+use crate::shrinking::Shrinking;
 use crate::watch::WatchPublisher;
 
 /// How often a physical compaction that waits looks again by itself.
@@ -79,6 +81,7 @@ pub struct CoreParts {
     pub metrics: Arc<Metrics>,
     pub databases: Databases,
     pub dialer: Dialer,
+    pub authenticator: Authenticator,
 }
 
 pub struct Core {
@@ -90,6 +93,8 @@ pub struct Core {
     pub databases: Databases,
     /// How questions to other members are asked.
     pub dialer: Dialer,
+    pub authenticator: Authenticator,
+    pub shrinking: Shrinking,
     state: Mutex<Member<Waiter>>,
     log: Mutex<Wal>,
     queue: Mutex<Queue>,
@@ -207,7 +212,7 @@ impl Wanted {
 
 impl Core {
     pub fn new(config: CoreConfig, parts: CoreParts, workers: usize) -> Self {
-        let CoreParts { member, reader, wal, ids, publisher, metrics, databases, dialer } = parts;
+        let CoreParts { member, reader, wal, ids, publisher, metrics, databases, dialer, authenticator } = parts;
         Self {
             config,
             reader,
@@ -216,6 +221,8 @@ impl Core {
             metrics,
             databases,
             dialer,
+            authenticator,
+            shrinking: Shrinking::default(),
             state: Mutex::new(member),
             log: Mutex::new(wal),
             queue: Mutex::default(),
@@ -398,12 +405,22 @@ impl Core {
         }
     }
 
-    /// Proposes and waits.
+    /// Proposes and waits. Nobody asks for it: what needs a permission is refused when it is applied.
     pub async fn propose(&self, request: InternalRaftRequest) -> Result<kvorum_store::Applied, EtcdError> {
+        self.propose_for(None, request).await
+    }
+
+    /// Proposes for a user, and waits.
+    pub async fn propose_for(
+        &self,
+        identity: Option<&Identity>,
+        request: InternalRaftRequest,
+    ) -> Result<kvorum_store::Applied, EtcdError> {
         if let Some(error) = self.refusal() {
             return Err(error);
         }
-        let (id, data) = self.state.lock().number(request);
+        let caller = identity.map_or(Caller::NOBODY, Identity::caller);
+        let (id, data) = self.state.lock().number_for(caller, request);
         if data.len() > self.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge);
         }
@@ -525,6 +542,12 @@ impl Core {
         self.commit_index.store(consensus.commit_index(), Ordering::Relaxed);
         self.is_alone.store(consensus.is_single_voter(), Ordering::Relaxed);
         let wanted_entries = consensus.wanted_entries();
+        if !turn.tokens.is_empty() {
+            self.authenticator.note(now, std::mem::take(&mut turn.tokens));
+        }
+        if turn.auth_changed {
+            self.publisher.permissions_changed();
+        }
         if !turn.events.is_empty() {
             self.publisher.publish(Arc::from(std::mem::take(&mut turn.events)));
         }
@@ -609,6 +632,11 @@ impl Core {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let before = self.sync_microseconds.load(Ordering::Relaxed);
         self.sync_microseconds.store((before * 15 + took) / 16, Ordering::Relaxed);
+    }
+
+    /// What a sync of the log takes, lately.
+    pub fn sync_time(&self) -> Duration {
+        Duration::from_micros(self.sync_microseconds.load(Ordering::Relaxed))
     }
 
     /// Hands out replies: to the caller's own thread directly, to others through their mailboxes, once per turn.

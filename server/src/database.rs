@@ -36,6 +36,10 @@ impl Databases {
         Self { backend, folder, turns: Semaphore::new(DATABASE_COPIES_MAX) }
     }
 
+    pub fn backend(&self) -> &Arc<LmdbBackend> {
+        &self.backend
+    }
+
     /// Ready when another copy may be written.
     pub async fn turn(&self) -> SemaphorePermit<'_> {
         self.turns.acquire().await.expect("the semaphore is never closed")

@@ -80,6 +80,7 @@ impl HealthSource for MemberHealth<'_> {
         metrics.db_total_size_in_use_bytes.set(gauge(core.backend_in_use_bytes()));
         metrics.quota_backend_bytes.set(core.config.quota_bytes.map_or(0, gauge));
         metrics.current_revision.set(self.reader().revision());
+        metrics.auth_revision.set(gauge(self.reader().auth().revision()));
         metrics.compact_revision.set(self.reader().compact_revision());
         let statistics = self.reader().statistics();
         metrics.keys_total.set(i64::try_from(statistics.keys).unwrap_or(i64::MAX));

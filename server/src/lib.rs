@@ -2,13 +2,14 @@
 //!
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
 //! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts
-//! and stops ([`start`], `ports`, `opening`, [`embed`]); the member behind its locks ([`core`]) and its background threads
-//! ([`background`], `auto_compaction`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`, `housekeeping`); connection
-//! threads ([`worker`], [`connection`], [`tls`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the services they carry
-//! ([`services`], [`watch`]), and the plain HTTP pages ([`http1`], `pages`).
+//! and stops ([`start`], `ports`, `opening`, `take_over`, [`embed`]); the member behind its locks ([`core`]) and its background
+//! threads ([`background`], `auto_compaction`, `shrinking`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`,
+//! `housekeeping`); connection threads ([`worker`], [`connection`], [`tls`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the
+//! services they carry ([`services`], [`watch`]), and the plain HTTP pages ([`http1`], `pages`).
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
 
+pub mod auth;
 mod authority;
 mod auto_compaction;
 pub mod background;
@@ -40,9 +41,11 @@ mod pings;
 mod ports;
 mod scheduling;
 mod services;
+mod shrinking;
 mod snapshots;
 mod socket;
 pub mod start;
+mod take_over;
 pub mod tls;
 pub mod urls;
 pub mod watch;

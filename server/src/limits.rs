@@ -1,5 +1,7 @@
 //! Every bound of the server, with what happens when it is reached.
 
+use std::time::Duration;
+
 /// A batch of at most this many proposals is written by the connection thread that gathered it; a larger one goes to the
 /// raft thread, so that the connection thread can gather on (measured: put-path variants).
 pub const INLINE_PROPOSALS_MAX: usize = 128;
@@ -119,3 +121,31 @@ pub const DATABASE_READ_BYTES: usize = 8 * SNAPSHOT_BLOB_BYTES;
 
 /// Pieces of [`DATABASE_READ_BYTES`] that wait for the client; the reading waits when there are so many.
 pub const DATABASE_PIECES_MAX: usize = 4;
+
+/// Simple tokens that a member remembers. While there are so many, nobody logs in there.
+pub const SIMPLE_TOKENS_MAX: usize = 1_000_000;
+
+/// Tokens that a connection thread remembers to be good; beyond it the thread forgets them all, and asks again.
+pub const PROVEN_TOKENS_MAX: usize = 8192;
+
+/// Logins, password changes and signatures that wait for a thread; a further one is refused. At etcd's default cost a
+/// thread takes about twenty a second.
+pub const PASSWORD_QUEUE_MAX: usize = 64;
+
+/// One thread for passwords for so many cores, and at least one.
+pub const PASSWORD_THREADS_PER_CORE_DIVISOR: usize = 2;
+
+/// Times a login is begun anew because users, roles or permissions changed meanwhile.
+pub const LOGIN_ATTEMPTS_MAX: usize = 16;
+
+/// Keys and values copied in one slice of a shrink: a fraction of a millisecond, for which a commit may have to wait.
+pub const SHRINK_SLICE_BYTES: usize = 128 * 1024;
+
+/// A shrink writes out what it has copied whenever it is this much: a sync of the log must not find more to wait for.
+pub const SHRINK_SYNC_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Shortest pause between slices of a shrink.
+pub const SHRINK_PAUSE_MIN: Duration = Duration::from_micros(1_500);
+
+/// Longest pause between slices of a shrink, while syncs of the log take longer than before it.
+pub const SHRINK_PAUSE_MAX: Duration = Duration::from_millis(24);

@@ -16,9 +16,11 @@ use kvorum_store::{Member, ReadError};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use crate::auth::matrix;
+use crate::auth::{Credentials, Identity};
 use crate::cluster::versions::Versions;
 use crate::core::{Core, Peers};
-use crate::metrics::PeerMetrics;
+use crate::metrics::{GrpcMethod, PeerMetrics};
 use crate::peer::contract::{HASH_COMPACTED, HASH_FUTURE};
 use crate::peer::{Answer, LeaseRefusal, PeerAnswers, PeerEvents, PeerTransport};
 use crate::services::header;
@@ -297,10 +299,17 @@ impl PeerAnswers for Links {
         })
     }
 
-    fn promote(&self, member_id: u64, _token: Option<String>) -> Answer<Result<Vec<Member>, EtcdError>> {
+    /// As for a client: another member passes its client's token on, and is not trusted beyond that, as in etcd.
+    fn promote(&self, member_id: u64, token: Option<String>) -> Answer<Result<Vec<Member>, EtcdError>> {
         let core = self.core.upgrade();
         Box::pin(async move {
             let core = core.ok_or(EtcdError::Stopped)?;
+            if core.reader.auth_generation() != 0 {
+                let credentials = Credentials::of_token(token.as_deref());
+                let identity = core.authenticator.identify(&core, &credentials).await?;
+                let caller = identity.as_ref().map(Identity::caller);
+                matrix::check_door(&core.reader.auth(), GrpcMethod::MemberPromote, caller, &[])?;
+            }
             changes::promote_here(&core, member_id).await
         })
     }

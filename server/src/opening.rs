@@ -29,6 +29,7 @@ use crate::ids::to_hex;
 use crate::peer::Dialer;
 use crate::peer::questions::HttpPeers;
 use crate::start::{FolderLock, StartError, clamp};
+use crate::take_over;
 
 /// What the disk held, put together.
 pub struct Opened {
@@ -59,6 +60,7 @@ pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
     if !log_exists {
         create_folders(&*file_system, config).map_err(|error| StartError::new("data folder", error))?;
     }
+    take_over::settle(config)?;
     let lmdb_options = LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync };
     let backend = LmdbBackend::open(&config.member_dir().join("backend"), lmdb_options)
         .map_err(|error| StartError::new("opening the backend", error))?;

@@ -17,7 +17,7 @@ use kvorum_disk::wal::WalSnapshot;
 use kvorum_disk::{File, FileSystem, LmdbBackend, SnapDirectory, SnapshotFile, Wal};
 use kvorum_node::member::conf_state_from_json;
 use kvorum_node::{LeaseTimers, SnapshotPosition};
-use kvorum_store::{Backend, Received, membership_v2_json};
+use kvorum_store::{Backend, Received, TokenChange, membership_v2_json};
 use parking_lot::Mutex;
 
 use crate::core::Core;
@@ -138,6 +138,10 @@ impl Snapshots {
             }
             state.replace_leases(core.now(), leases);
             core.publisher.skip_to(core.reader.revision());
+            if core.reader.auth_generation() == 0 {
+                core.authenticator.note(core.now(), vec![TokenChange::AllForgotten]);
+            }
+            core.publisher.permissions_changed();
             if restored.compaction_pending {
                 core.schedule_compaction();
             }

@@ -15,6 +15,7 @@ use kvorum_store::Backend;
 use parking_lot::Mutex;
 use tracing::info;
 
+use crate::auth::Authenticator;
 use crate::background::{self, BackendThread};
 use crate::changes;
 use crate::config::{AutoCompaction, Config};
@@ -78,6 +79,8 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
 /// Starts a member and returns at once; it serves when [`Running::wait_until_ready`] says so.
 pub fn begin(config: &Config) -> Result<Running, StartError> {
     let Ports { client_urls, client_http_urls, metrics_urls, clients, peers, dialer } = Ports::open(config)?;
+    let authenticator = Authenticator::new(&config.auth_token, config.auth_token_ttl_seconds, config.bcrypt_cost)
+        .map_err(|error| StartError::new("failed to create token provider", error))?;
     let opened = open(config, &dialer)?;
     let core = Arc::new(Core::new(
         core_config(config, &opened),
@@ -90,6 +93,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
             metrics: Arc::new(Metrics::new()),
             databases: Databases::new(Arc::clone(&opened.backend), config.snapshot_dir()),
             dialer,
+            authenticator,
         },
         worker_count(config),
     ));
@@ -331,6 +335,7 @@ impl Running {
             drop(thread.join());
         }
         self.links.close();
+        self.core.shrinking.join();
         self.last_commit.store(true, Ordering::Release);
         self.core.want_backend_commit();
         if let Some(backend) = self.backend.take() {

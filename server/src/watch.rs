@@ -26,8 +26,9 @@ pub use history::{HistoryFailure, HistoryFuture, HistorySource, HistoryWindow, P
 pub use hub::WatchHub;
 pub use outbox::{Outbox, OutboxReceiver};
 pub use publisher::{WatchPublisher, WatchStatistics};
-pub use stream::{StreamEnd, serve_stream};
+pub use stream::{StreamEnd, reason, serve_stream};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the responses' headers say beside the revision.
@@ -37,6 +38,17 @@ pub trait HeaderSource {
     /// The term now; it may change between two responses.
     fn raft_term(&self) -> u64;
 }
+
+/// Who may watch what.
+pub trait WatchPermits {
+    /// Another number after each change of what users may do; 0 while everybody may do everything.
+    fn generation(&self) -> u64;
+    /// Whether a user may read these keys now. A watcher of before authentication has none.
+    fn permits(&self, user: Option<&str>, key: &[u8], range_end: &[u8]) -> bool;
+}
+
+/// Says whether a stream may create a watcher for these keys, and whose it is then; else the reason that it is canceled with.
+pub type WatchGate = dyn Fn(&[u8], &[u8]) -> Result<Option<Arc<str>>, String>;
 
 /// What an operator may set.
 #[derive(Clone, Debug)]

@@ -2,21 +2,26 @@
 //! the log. Everything here stays on its thread; other threads reach it through its mailbox and the watch publisher.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use kvorum_api::EtcdError;
 use kvorum_node::member::{Outcome, Proposal};
-use kvorum_store::Reader;
+use kvorum_store::{Access, AuthState, Reader};
 use slab::Slab;
 
+use crate::auth::{self, Credentials, Identity, Proven, matrix};
 use crate::core::{Core, Waiter};
 use crate::grpc::{Responder, Status, begin_frame, finish_frame};
+use crate::limits::PROVEN_TOKENS_MAX;
 use crate::mailbox::SlotKey;
 use crate::metrics::{GrpcCode, GrpcMethod};
+use crate::services::Call;
 use crate::watch::WatchHub;
 
 /// A unary call whose answer comes with its log entry.
@@ -45,6 +50,10 @@ pub struct Worker {
     pending: RefCell<Slab<PendingCall>>,
     /// Reads of one turn each, which wait together.
     pending_reads: RefCell<Slab<Vec<ReadAction>>>,
+    /// Tokens that were good when they were last shown here.
+    proven: RefCell<HashMap<HeaderValue, Proven>>,
+    /// The users, roles and permissions last looked at, with their generation.
+    auth: RefCell<(u64, Arc<AuthState>)>,
 }
 
 /// How often calls that wait too long are looked for.
@@ -69,6 +78,8 @@ impl Worker {
             flusher: Cell::default(),
             pending: RefCell::default(),
             pending_reads: RefCell::default(),
+            proven: RefCell::default(),
+            auth: RefCell::default(),
         })
     }
 
@@ -98,6 +109,70 @@ impl Worker {
                 worker.sweep();
             }
         });
+    }
+
+    /// Users, roles and permissions; `None` while authentication is disabled.
+    pub fn auth(&self) -> Option<Arc<AuthState>> {
+        let generation = self.reader.auth_generation();
+        if generation == 0 {
+            return None;
+        }
+        let mut seen = self.auth.borrow_mut();
+        if seen.0 != generation {
+            // It may be newer than the number, which is then looked at once more.
+            *seen = (generation, self.reader.auth());
+        }
+        Some(Arc::clone(&seen.1))
+    }
+
+    /// Who shows these credentials, if that needs no wait.
+    pub fn identify_known(&self, credentials: &Credentials) -> Option<Result<Option<Identity>, EtcdError>> {
+        let revision = self.auth().map_or(0, |auth| auth.revision());
+        let Some(token) = credentials.token_header() else { return Some(Ok(auth::certified(credentials, revision))) };
+        let mut proven = self.proven.borrow_mut();
+        let identity = self.core.authenticator.confirm(&self.core, proven.get(token)?, revision);
+        if identity.is_none() {
+            proven.remove(token);
+        }
+        identity.map(|identity| Ok(Some(identity)))
+    }
+
+    /// Who shows these credentials: `None` is nobody, a token that is not good is an error.
+    pub async fn identify(&self, credentials: &Credentials) -> Result<Option<Identity>, EtcdError> {
+        if let Some(known) = self.identify_known(credentials) {
+            return known;
+        }
+        let (Some(header), Some(token)) = (credentials.token_header(), credentials.token()) else { return Ok(None) };
+        let proven = self.core.authenticator.prove(&self.core, token).await.inspect_err(|error| {
+            tracing::warn!(token_fingerprint = %auth::fingerprint(token), error = error.text(), "invalid auth token");
+        })?;
+        let revision = self.auth().map_or(0, |auth| auth.revision());
+        let identity = self.core.authenticator.confirm(&self.core, &proven, revision);
+        let mut known = self.proven.borrow_mut();
+        if known.len() >= PROVEN_TOKENS_MAX {
+            known.clear();
+        }
+        known.insert(header.clone(), proven);
+        identity.map(Some).ok_or(EtcdError::InvalidAuthToken)
+    }
+
+    /// Notes who calls, and refuses whom the matrix refuses at the door.
+    pub fn admit(&self, call: &mut Call, identity: Option<Identity>, message: &[u8]) -> Result<(), EtcdError> {
+        call.identity = identity;
+        let Some(auth) = self.auth() else { return Ok(()) };
+        matrix::check_door(&auth, call.method, call.identity.as_ref().map(Identity::caller), message)
+    }
+
+    /// Whether the caller may read or write these keys now.
+    pub fn check_keys(&self, call: &Call, access: Access, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
+        self.auth().map_or(Ok(()), |auth| auth.check_keys(call.caller(), access, key, range_end))
+    }
+
+    /// After a read: what its caller may do must still be what it was asked about.
+    pub fn check_unmoved(&self, call: &Call) -> Result<(), EtcdError> {
+        let Some(identity) = &call.identity else { return Ok(()) };
+        let revision = self.auth().map_or_else(|| self.reader.auth().revision(), |auth| auth.revision());
+        if identity.revision == 0 || identity.revision == revision { Ok(()) } else { Err(EtcdError::AuthOldRevision) }
     }
 
     /// Takes an encoded request towards the log; the call is answered when it is applied. Proposals of one turn of the

@@ -18,7 +18,7 @@ use crate::limits::{
 };
 use crate::pings::KeepaliveConfig;
 use crate::scheduling;
-use crate::services::watch::{CoreHeader, StoreHistory};
+use crate::services::watch::{CoreHeader, StoreHistory, StorePermits};
 use crate::watch::{FRAGMENT_OVERHEAD_BYTES, WatchConfig};
 use crate::worker::Worker;
 
@@ -111,7 +111,8 @@ type Dealt = (Arc<Port>, TcpStream);
 async fn run(core: Arc<Core>, index: usize, mut streams: mpsc::UnboundedReceiver<Dealt>, options: WorkerOptions) {
     let header = Rc::new(CoreHeader(Arc::clone(&core)));
     let history = Rc::new(StoreHistory(core.reader.clone()));
-    let hub = core.publisher.attach(options.watch, header, history);
+    let permits = Rc::new(StorePermits(core.reader.clone()));
+    let hub = core.publisher.attach(options.watch, header, history, permits);
     let worker = Worker::new(Arc::clone(&core), index, hub);
     worker.spawn_tasks();
     let config = Rc::new(options.connection);

@@ -1,7 +1,8 @@
 //! What a log entry does: the one place that changes replicated state, on every member, leader included.
 //!
 //! Every field of `InternalRaftRequest` is applied as etcd 3.7 applies it. An entry that cannot be applied is an
-//! [`ApplyFailure`], never skipped. Order of gates as etcd's chain of appliers: corrupt, no space, quota, then the request.
+//! [`ApplyFailure`], never skipped. Order of gates as etcd's chain of appliers: corrupt, no space, permissions, quota, then the
+//! request.
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use kvorum_api::etcdserverpb::{
 };
 use kvorum_api::membershippb::{ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest};
 
+use crate::auth::{Access, AuthState, Caller, TokenChange};
 use crate::backend::{Bucket, CommitBatch, Operation};
 use crate::check;
 use crate::error::{ApplyError, ApplyFailure};
@@ -71,6 +73,9 @@ pub struct Effects {
     pub snapshot_forced: bool,
     /// Members or their attributes changed.
     pub membership_changed: bool,
+    /// Users, roles or permissions changed: what they allowed before is to be looked at again.
+    pub auth_changed: bool,
+    pub tokens: Vec<TokenChange>,
 }
 
 /// A request that was carried out.
@@ -103,7 +108,7 @@ impl Writer {
         effects: &mut Effects,
     ) -> Result<Result<Applied, ApplyError>, ApplyFailure> {
         let fail = |field, reason: String| ApplyFailure { index: position.index, field, reason };
-        let result = match self.dispatch(request, effects) {
+        let result = match self.dispatch(position, request, effects) {
             Ok(reply) => Ok(Applied { reply, revision: self.shared.revision() }),
             Err(Stopped::Refused(Refused::Etcd(error))) => Err(error),
             Err(Stopped::Refused(Refused::Backend(error))) => {
@@ -123,6 +128,11 @@ impl Writer {
     /// The store's revision; 1 when nothing was ever written.
     pub fn revision(&self) -> i64 {
         self.shared.revision()
+    }
+
+    /// The auth revision; `None` while authentication is disabled.
+    pub fn auth_revision(&self) -> Option<u64> {
+        (self.shared.auth_generation() != 0).then(|| self.shared.auth().revision())
     }
 
     /// Whether a committed change may still be made. If not, it must be applied to raft as a no-op.
@@ -235,7 +245,15 @@ impl Writer {
         self.shared.publish_applied_index(position.index);
     }
 
-    fn dispatch(&mut self, request: &InternalRaftRequest, effects: &mut Effects) -> Result<Reply, Stopped> {
+    fn dispatch(
+        &mut self,
+        position: Position,
+        request: &InternalRaftRequest,
+        effects: &mut Effects,
+    ) -> Result<Reply, Stopped> {
+        let header = request.header.as_ref();
+        let caller =
+            header.map_or(Caller::NOBODY, |header| Caller { user: &header.username, revision: header.auth_revision });
         if let Some(version) = &request.cluster_version_set {
             return self.set_cluster_version(version, effects);
         }
@@ -251,16 +269,17 @@ impl Writer {
         }
         if let Some(range) = &request.range {
             self.check_corrupt()?;
+            self.check_permission(|auth| auth.check_keys(caller, Access::Read, &range.key, &range.range_end))?;
             return Ok(self.session().range_request(range)?);
         }
         if let Some(put) = &request.put {
-            return self.put(put, effects);
+            return self.put(caller, put, effects);
         }
         if let Some(delete) = &request.delete_range {
-            return self.delete_range(delete, effects);
+            return self.delete_range(caller, delete, effects);
         }
         if let Some(txn) = &request.txn {
-            return self.txn(txn, effects);
+            return self.txn(caller, txn, effects);
         }
         if let Some(compaction) = &request.compaction {
             return self.compact(compaction, effects);
@@ -269,7 +288,7 @@ impl Writer {
             return self.grant(grant, effects);
         }
         if let Some(revoke) = &request.lease_revoke {
-            return self.revoke(revoke, effects);
+            return self.revoke(caller, revoke, effects);
         }
         if let Some(checkpoint) = &request.lease_checkpoint {
             return Ok(self.checkpoint(checkpoint, effects));
@@ -277,16 +296,18 @@ impl Writer {
         if let Some(alarm) = &request.alarm {
             return Ok(Reply::Alarm(self.alarm(alarm, effects)));
         }
-        Err(Stopped::Unsupported("this version cannot apply it".to_owned()))
+        self.auth_request(position, request, caller, effects)
+            .unwrap_or_else(|| Err(Stopped::Unsupported("this version cannot apply it".to_owned())))
     }
 
     fn session(&mut self) -> WriteSession<'_> {
         WriteSession::begin(&self.shared, &mut self.uncommitted)
     }
 
-    fn put(&mut self, request: &PutRequest, effects: &mut Effects) -> Result<Reply, Stopped> {
+    fn put(&mut self, caller: Caller<'_>, request: &PutRequest, effects: &mut Effects) -> Result<Reply, Stopped> {
         let cost = check::put_cost(request);
         self.check_gates(cost)?;
+        self.check_permission(|auth| auth.check_put(caller, &self.shared.leases.read(), request))?;
         let mut session = self.session();
         let reply = session.put_request(request)?;
         session.finish(&mut effects.events);
@@ -294,17 +315,24 @@ impl Writer {
         Ok(reply)
     }
 
-    fn delete_range(&mut self, request: &DeleteRangeRequest, effects: &mut Effects) -> Result<Reply, Stopped> {
+    fn delete_range(
+        &mut self,
+        caller: Caller<'_>,
+        request: &DeleteRangeRequest,
+        effects: &mut Effects,
+    ) -> Result<Reply, Stopped> {
         self.check_corrupt()?;
+        self.check_permission(|auth| auth.check_delete(caller, request))?;
         let mut session = self.session();
         let reply = session.delete_request(request)?;
         session.finish(&mut effects.events);
         Ok(reply)
     }
 
-    fn txn(&mut self, request: &TxnRequest, effects: &mut Effects) -> Result<Reply, Stopped> {
+    fn txn(&mut self, caller: Caller<'_>, request: &TxnRequest, effects: &mut Effects) -> Result<Reply, Stopped> {
         let cost = check::txn_cost(request);
         self.check_gates(cost)?;
+        self.check_permission(|auth| auth.check_txn(caller, &self.shared.leases.read(), request))?;
         let mut session = self.session();
         let reply = session.txn_request(request)?;
         session.finish(&mut effects.events);
@@ -357,8 +385,15 @@ impl Writer {
     }
 
     /// Deletes the lease's keys in sorted order at one revision.
-    fn revoke(&mut self, request: &LeaseRevokeRequest, effects: &mut Effects) -> Result<Reply, Stopped> {
+    fn revoke(
+        &mut self,
+        caller: Caller<'_>,
+        request: &LeaseRevokeRequest,
+        effects: &mut Effects,
+    ) -> Result<Reply, Stopped> {
         self.check_corrupt()?;
+        let leases = &self.shared.leases;
+        self.check_permission(|auth| auth.check_lease(caller, Access::Write, &leases.read(), request.id))?;
         let lease = self.shared.leases.write().remove(request.id).ok_or(EtcdError::LeaseNotFound)?;
         let mut session = self.session();
         for key in &lease.keys {
@@ -479,6 +514,12 @@ impl Writer {
         Reply::Empty
     }
 
+    /// One look at a number while authentication is disabled.
+    #[inline]
+    fn check_permission(&self, check: impl FnOnce(&AuthState) -> Result<(), EtcdError>) -> Result<(), EtcdError> {
+        if self.shared.auth_generation() == 0 { Ok(()) } else { check(&self.shared.auth()) }
+    }
+
     fn check_corrupt(&self) -> Result<(), EtcdError> {
         self.shared.alarms.read().check_corrupt()
     }
@@ -511,7 +552,7 @@ impl Writer {
 }
 
 /// Why an entry has no reply.
-enum Stopped {
+pub(crate) enum Stopped {
     Refused(Refused),
     /// This version cannot apply it.
     Unsupported(String),

@@ -10,6 +10,7 @@
 //! overlay that readers consult first.
 
 pub mod apply;
+pub mod auth;
 pub mod backend;
 pub mod check;
 pub mod event;
@@ -28,9 +29,11 @@ mod lease;
 mod nested;
 mod open;
 mod reader;
+mod request_v2;
 mod shared;
 
 pub use apply::{Applied, Effects, LeaseChange, Position, Writer};
+pub use auth::{AUTH_NAME_BYTES_MAX, Access, AuthState, Caller, Token, TokenChange};
 pub use backend::{Backend, BackendError, Bucket, CommitBatch, Operation, ReadTransaction};
 pub use check::{check_delete_range, check_put, check_range, check_txn, is_read_only, is_serializable_txn, quota_cost};
 pub use error::{ApplyError, ApplyFailure, HistoryError, OpenError, ReadError};
@@ -48,5 +51,6 @@ pub use nested::{decode_request, decode_txn};
 pub use open::{Received, Restored, RestoredLease, StoreConfig, open};
 pub use reader::{Reader, Statistics};
 pub use reply::{Header, OpReply, RangeReply, Reply, TxnReply};
+pub use request_v2::check_entry_data;
 pub use revision::{KvBytes, Revision};
 pub use version::Version;

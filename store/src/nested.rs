@@ -7,6 +7,8 @@ use kvorum_api::etcdserverpb::request_op::Request;
 use kvorum_api::etcdserverpb::{InternalRaftRequest, RequestOp, TxnRequest};
 use prost::{DecodeError, Message};
 
+use crate::request_v2;
+
 /// Levels taken apart here, which bounds the stack that they take. What is deeper must be within the library's limit.
 const LEVELS_MAX: usize = 128;
 
@@ -27,12 +29,17 @@ pub fn decode_txn(message: &Bytes) -> Result<TxnRequest, DecodeError> {
     })
 }
 
-/// Reads an entry of the log: whatever [`decode_txn`] takes, it takes within its entry.
+/// Reads an entry of the log: whatever [`decode_txn`] takes, it takes within its entry. An entry in v2 form becomes what took
+/// its place.
 ///
 /// # Errors
 /// As for a transaction.
 pub fn decode_request(message: &Bytes) -> Result<InternalRaftRequest, DecodeError> {
     InternalRaftRequest::decode(message.clone()).or_else(|_| {
+        // The path of one in v2 form stands where a range is expected, and is none.
+        if let Some(request) = request_v2::read(message) {
+            return Ok(request);
+        }
         let mut request = InternalRaftRequest::default();
         for field in Fields::of(message) {
             match field.nested {
@@ -76,19 +83,19 @@ fn decode_op(message: &Bytes, levels: usize) -> Result<RequestOp, DecodeError> {
 
 /// The fields of a message, each with its tag. What cannot be told apart here (a group, or something malformed) comes as one
 /// last field together with all that follows: the library knows what to say to it.
-struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     message: &'a Bytes,
     position: usize,
 }
 
-struct Field {
+pub(crate) struct Field {
     whole: Bytes,
     /// Number and content, if the field has a length.
-    nested: Option<(u64, Bytes)>,
+    pub(crate) nested: Option<(u64, Bytes)>,
 }
 
 impl<'a> Fields<'a> {
-    fn of(message: &'a Bytes) -> Self {
+    pub(crate) fn of(message: &'a Bytes) -> Self {
         Self { message, position: 0 }
     }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use crate::alarm::Alarms;
 use crate::apply::{Position, Writer};
+use crate::auth::AuthState;
 use crate::backend::{Backend, BackendError, Bucket};
 use crate::error::OpenError;
 use crate::event::KEY_TAG;
 use crate::keyspace::key_value::KeyValueParts;
-use crate::keyspace::{alarm, cluster, lease, members, meta};
+use crate::keyspace::{alarm, auth, cluster, lease, members, meta};
 use crate::kv::compaction::Compactions;
 use crate::kv::hash::FinishedHashes;
 use crate::kv::index::{Index, KeyEntry, Stamp};
@@ -85,7 +86,7 @@ pub fn open(config: StoreConfig, backend: Arc<dyn Backend>) -> Result<(Writer, R
         storage_version,
         size_in_use_bytes: backend.size_in_use_bytes(),
     };
-    begin_auth(&mut writer)?;
+    begin_auth(&mut writer);
     let reader = writer.reader();
     Ok((writer, reader, restored))
 }
@@ -147,7 +148,7 @@ impl Writer {
         self.applied = applied;
         self.taken = applied;
         self.size_in_use_bytes = shared.backend.size_in_use_bytes();
-        begin_auth(self)?;
+        begin_auth(self);
         Ok(restored)
     }
 }
@@ -175,6 +176,7 @@ struct Loaded {
     lease_table: Leases,
     alarms: Alarms,
     membership: Membership,
+    auth: AuthState,
 }
 
 impl Loaded {
@@ -196,7 +198,8 @@ impl Loaded {
         }
         let alarms = read_alarms(backend)?;
         let membership = read_membership(backend)?;
-        Ok(Self { meta, index, revision, leases, lease_table, alarms, membership })
+        let auth = read_auth(backend)?;
+        Ok(Self { meta, index, revision, leases, lease_table, alarms, membership, auth })
     }
 
     fn applied(&self) -> Position {
@@ -239,6 +242,7 @@ impl Loaded {
         *shared.leases.write() = self.lease_table;
         *shared.alarms.write() = self.alarms;
         *shared.membership.write() = Arc::new(self.membership);
+        shared.change_auth(|auth| *auth = self.auth);
         *shared.hashes.write() = FinishedHashes::default();
         shared.publish_compact_revision(compact_revision);
         shared.publish_revision(self.revision);
@@ -309,9 +313,9 @@ fn read_index(backend: &dyn Backend, value_bytes_max: u64) -> Result<(Index, i64
         backend.read(&mut |transaction| {
             transaction.scan(Bucket::Key, &from.to_key(), None, &mut |key, value| {
                 match restore_revision(key, value, &mut value_bytes_free) {
-                    Ok(revision) => {
-                        last = revision.latest().revision;
-                        restored.push(Some(revision));
+                    Ok((revision, entry)) => {
+                        last = revision;
+                        restored.extend(entry.map(Some));
                     }
                     Err(reason) => {
                         problem = Some(malformed(Bucket::Key, key, reason));
@@ -362,17 +366,26 @@ fn key_order(restored: &[Option<KeyEntry>]) -> Vec<usize> {
     order.into_iter().map(|(_, position)| position).collect()
 }
 
-fn restore_revision(key: &[u8], value: &[u8], value_bytes_free: &mut u64) -> Result<KeyEntry, &'static str> {
+/// Its entry is `None` for a revision without content: `snapshot restore --bump-revision` leaves one, which only says how
+/// far revisions were counted.
+fn restore_revision(
+    key: &[u8],
+    value: &[u8],
+    value_bytes_free: &mut u64,
+) -> Result<(Revision, Option<KeyEntry>), &'static str> {
     let (revision, tombstone) = Revision::from_key(key).ok_or("not a revision")?;
     if u32::try_from(revision.sub).is_err() {
         return Err("no transaction makes as many changes");
+    }
+    if value.is_empty() && !tombstone {
+        return Ok((revision, None));
     }
     let parts = KeyValueParts::parse(value).ok_or("not a KeyValue")?;
     if parts.key.is_empty() {
         return Err("the KeyValue has no key");
     }
     if tombstone {
-        return Ok(KeyEntry::new(key_alone(parts.key), false, Stamp::tombstone(revision), 0));
+        return Ok((revision, Some(KeyEntry::new(key_alone(parts.key), false, Stamp::tombstone(revision), 0))));
     }
     let stamp = Stamp { revision, create_revision: parts.create_revision, version: parts.version };
     if stamp.is_tombstone() {
@@ -387,7 +400,7 @@ fn restore_revision(key: &[u8], value: &[u8], value_bytes_free: &mut u64) -> Res
         *value_bytes_free -= length;
     }
     let kv = if kept { value.into() } else { key_alone(parts.key) };
-    Ok(KeyEntry::new(kv, kept, stamp, parts.lease))
+    Ok((revision, Some(KeyEntry::new(kv, kept, stamp, parts.lease))))
 }
 
 fn read_leases(backend: &dyn Backend, ttl_seconds_min: i64) -> Result<Vec<RestoredLease>, OpenError> {
@@ -439,18 +452,37 @@ fn read_membership(backend: &dyn Backend) -> Result<Membership, OpenError> {
     Ok(membership)
 }
 
-/// etcd gives a new store auth revision 1 before the first entry.
-fn begin_auth(writer: &mut Writer) -> Result<(), BackendError> {
-    const AUTH_REVISION: &[u8] = b"authRevision";
-    let mut present = false;
-    writer.shared.backend.read(&mut |transaction| {
-        present = transaction.fetch(Bucket::Auth, AUTH_REVISION, &mut |_| {})?;
+fn read_auth(backend: &dyn Backend) -> Result<AuthState, OpenError> {
+    let (mut enabled, mut revision) = (false, 0);
+    read_bucket(backend, Bucket::Auth, &mut |key, value| {
+        match key {
+            auth::ENABLED => enabled = auth::parse_enabled(value),
+            auth::REVISION => revision = meta::parse_number(value)?,
+            _ => {}
+        }
         Ok(())
     })?;
-    if !present {
-        writer.set(Bucket::Auth, AUTH_REVISION.into(), Some(meta::number(1)));
+    let mut users = Vec::new();
+    read_bucket(backend, Bucket::AuthUsers, &mut |key, value| {
+        auth::parse_name(key)?;
+        users.push(kvorum_api::authpb::User { name: key.to_vec().into(), ..auth::parse_user(value)? });
+        Ok(())
+    })?;
+    let mut roles = Vec::new();
+    read_bucket(backend, Bucket::AuthRoles, &mut |key, value| {
+        auth::parse_name(key)?;
+        roles.push(kvorum_api::authpb::Role { name: key.to_vec().into(), ..auth::parse_role(value)? });
+        Ok(())
+    })?;
+    Ok(AuthState::restored(enabled, revision, users, roles))
+}
+
+/// etcd gives a new store auth revision 1 before the first entry.
+fn begin_auth(writer: &mut Writer) {
+    if writer.shared.auth().revision() == 0 {
+        let revision = writer.shared.change_auth(AuthState::begin);
+        writer.set(Bucket::Auth, auth::REVISION.into(), Some(meta::number(revision)));
     }
-    Ok(())
 }
 
 /// Hands every record of a small bucket to `take`, which says what is wrong with it.

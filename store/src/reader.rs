@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::{AlarmMember, AlarmType, RangeRequest, TxnRequest};
 
+use crate::auth::{Access, AuthState, Caller};
 use crate::backend::BackendError;
 use crate::error::{HistoryError, ReadError};
 use crate::kv::hash::{HashKv, hash_all, hash_kv};
@@ -114,6 +116,37 @@ impl Reader {
     /// All raised alarms, ordered by kind and member.
     pub fn alarms(&self) -> Vec<AlarmMember> {
         self.shared.alarms.read().list(AlarmType::None as i32)
+    }
+
+    /// 0 while authentication is disabled, else another number after each change of users, roles and permissions.
+    #[inline]
+    pub fn auth_generation(&self) -> u64 {
+        self.shared.auth_generation()
+    }
+
+    pub fn auth(&self) -> Arc<AuthState> {
+        self.shared.share_auth()
+    }
+
+    /// Whether the caller may ask for a transaction, which may touch the keys of leases.
+    pub fn check_txn_permission(
+        &self,
+        auth: &AuthState,
+        caller: Caller<'_>,
+        txn: &TxnRequest,
+    ) -> Result<(), EtcdError> {
+        auth.check_txn(caller, &self.shared.leases.read(), txn)
+    }
+
+    /// Whether the caller may do something to all keys of a lease; one that does not exist has none.
+    pub fn check_lease_permission(
+        &self,
+        auth: &AuthState,
+        caller: Caller<'_>,
+        access: Access,
+        id: i64,
+    ) -> Result<(), EtcdError> {
+        auth.check_lease(caller, access, &self.shared.leases.read(), id)
     }
 
     pub fn cluster_version(&self) -> Option<String> {

@@ -1,9 +1,11 @@
 //! What a request is answered with, and how that is encoded. The bytes equal those of prost and of Go's protobuf for the
 //! same message, but values are copied once, from where they are kept.
 
+use kvorum_api::authpb::Permission;
 use kvorum_api::etcdserverpb::AlarmMember;
 use prost::Message;
 
+use crate::auth::Token;
 use crate::keyspace::key_value::{frame_len, int64_len, put_frame, put_int64, put_varint};
 use crate::revision::KvBytes;
 
@@ -55,7 +57,7 @@ pub struct TxnReply {
 /// The result of an applied request; each belongs to one response message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// No message of its own: cluster version, attributes, downgrade.
+    /// A header at most: cluster version, attributes, downgrade, changes of users and roles.
     Empty,
     Range(RangeReply),
     Put {
@@ -74,6 +76,19 @@ pub enum Reply {
     LeaseRevoke,
     LeaseCheckpoint,
     Alarm(Vec<AlarmMember>),
+    AuthStatus {
+        enabled: bool,
+        revision: u64,
+    },
+    Authenticated {
+        token: Token,
+        /// What the user was let in at.
+        auth_revision: u64,
+    },
+    /// Users, roles, or the roles of a user.
+    Names(Vec<String>),
+    /// Of a role.
+    Permissions(Vec<Permission>),
 }
 
 /// `ResponseHeader`.
@@ -155,6 +170,15 @@ impl Reply {
                     put_frame(2, &alarm.encode_to_vec(), out);
                 }
             }
+            Self::AuthStatus { enabled, revision } => {
+                put_int64(2, i64::from(*enabled), out);
+                put_int64(3, *revision as i64, out);
+            }
+            Self::Authenticated { token, .. } => put_frame(2, token.0.as_bytes(), out),
+            Self::Names(names) => names.iter().for_each(|name| put_frame(2, name.as_bytes(), out)),
+            Self::Permissions(permissions) => {
+                permissions.iter().for_each(|permission| put_frame(2, &permission.encode_to_vec(), out));
+            }
         }
     }
 
@@ -171,6 +195,12 @@ impl Reply {
             }
             Self::LeaseGrant { id, ttl_seconds } => int64_len(*id) + int64_len(*ttl_seconds),
             Self::Alarm(alarms) => alarms.iter().map(|alarm| frame_len(alarm.encoded_len())).sum(),
+            Self::AuthStatus { enabled, revision } => int64_len(i64::from(*enabled)) + int64_len(*revision as i64),
+            Self::Authenticated { token, .. } => frame_len(token.0.len()),
+            Self::Names(names) => names.iter().map(|name| frame_len(name.len())).sum(),
+            Self::Permissions(permissions) => {
+                permissions.iter().map(|permission| frame_len(permission.encoded_len())).sum()
+            }
         }
     }
 }

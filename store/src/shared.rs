@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 
 use crate::alarm::Alarms;
+use crate::auth::AuthState;
 use crate::backend::{Backend, BackendError, Bucket, ReadTransaction};
 use crate::error::ReadError;
 use crate::kv::hash::FinishedHashes;
@@ -26,6 +27,9 @@ pub(crate) struct Shared {
     pub(crate) leases: RwLock<Leases>,
     pub(crate) alarms: RwLock<Alarms>,
     pub(crate) membership: RwLock<Arc<Membership>>,
+    auth: RwLock<Arc<AuthState>>,
+    /// 0 while authentication is disabled, else another number after each change.
+    auth_generation: AtomicU64,
     pub(crate) hashes: RwLock<FinishedHashes>,
     pub(crate) pins: Mutex<Pins>,
     /// The last revision whose changes are all in the index.
@@ -91,6 +95,8 @@ impl Shared {
             leases: RwLock::default(),
             alarms: RwLock::default(),
             membership: RwLock::default(),
+            auth: RwLock::default(),
+            auth_generation: AtomicU64::new(0),
             hashes: RwLock::default(),
             pins: Mutex::default(),
             revision: AtomicI64::new(0),
@@ -98,6 +104,28 @@ impl Shared {
             purged_revision: AtomicI64::new(-1),
             applied_index: AtomicU64::new(0),
         }
+    }
+
+    pub(crate) fn auth(&self) -> MappedRwLockReadGuard<'_, AuthState> {
+        RwLockReadGuard::map(self.auth.read(), |auth| &**auth)
+    }
+
+    pub(crate) fn share_auth(&self) -> Arc<AuthState> {
+        self.auth.read().clone()
+    }
+
+    pub(crate) fn auth_generation(&self) -> u64 {
+        self.auth_generation.load(Ordering::Acquire)
+    }
+
+    /// Changes the users and roles under those who look at them; what somebody still holds stays as it was.
+    pub(crate) fn change_auth<T>(&self, act: impl FnOnce(&mut AuthState) -> T) -> T {
+        let mut auth = self.auth.write();
+        let result = act(Arc::make_mut(&mut auth));
+        // Never a number that stood for something else, also where it was 0 meanwhile.
+        let generation = if auth.is_enabled() { next_generation() } else { 0 };
+        self.auth_generation.store(generation, Ordering::Release);
+        result
     }
 
     pub(crate) fn revision(&self) -> i64 {
@@ -149,6 +177,12 @@ impl Shared {
     pub(crate) fn fetch_known(&self, revision: Revision) -> Result<KvBytes, BackendError> {
         self.fetch(revision)?.ok_or_else(|| missing(revision))
     }
+}
+
+/// Numbers of the states of authentication in this process; nothing of what is replicated depends on them.
+fn next_generation() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// The index and the records disagree: the store is damaged.

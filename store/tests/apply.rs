@@ -5,7 +5,7 @@ mod support;
 use kvorum_api::etcdserverpb::*;
 use kvorum_api::membershippb::{ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use kvorum_store::memory::MemoryBackend;
-use kvorum_store::{Backend, Bucket, Effects, OpenError, Position, Writer, open};
+use kvorum_store::{AUTH_NAME_BYTES_MAX, Backend, Bucket, Effects, OpenError, Operation, Position, Writer, open};
 use std::sync::Arc;
 use support::{Commits, Harness, config};
 
@@ -22,9 +22,9 @@ fn failure(request: InternalRaftRequest) -> (u64, &'static str) {
 #[test]
 fn an_entry_that_cannot_be_applied_names_index_and_field() {
     assert_eq!(failure(InternalRaftRequest::default()), (5, "(none)"));
-    let auth = InternalRaftRequest { auth_enable: Some(AuthEnableRequest {}), ..Default::default() };
-    assert_eq!(failure(auth), (5, "auth_enable"));
-    let user = InternalRaftRequest { auth_user_add: Some(AuthUserAddRequest::default()), ..Default::default() };
+    // Longer than any key that the backend takes.
+    let user = AuthUserAddRequest { name: "u".repeat(AUTH_NAME_BYTES_MAX + 1), ..Default::default() };
+    let user = InternalRaftRequest { auth_user_add: Some(user), ..Default::default() };
     assert_eq!(failure(user), (5, "auth_user_add"));
     let version = Some(ClusterVersionSetRequest { ver: "3.x".to_owned() });
     let version = InternalRaftRequest { cluster_version_set: version, ..Default::default() };
@@ -126,4 +126,20 @@ fn a_key_of_a_lost_lease_is_attached_to_nothing() {
     let put = Some(PutRequest { key: b"a".to_vec().into(), ignore_lease: true, ..PutRequest::default() });
     store.apply(InternalRaftRequest { put, ..Default::default() }).expect("put");
     assert_eq!(store.reader.revision(), 3);
+}
+
+#[test]
+fn a_password_that_an_old_entry_holds_in_the_clear_is_hashed_the_same_everywhere() {
+    let add = AuthUserAddRequest { name: "old".to_owned(), password: "secret".to_owned(), ..Default::default() };
+    let entry = InternalRaftRequest { auth_user_add: Some(add), ..Default::default() };
+    let mut writer = writer();
+    let applied = writer.apply(Position { index: 3, term: 1 }, &entry, &mut Effects::default());
+    assert!(applied.expect("applied").is_ok());
+    let batch = writer.take_commit().expect("a user");
+    let user = batch.operations.iter().find_map(|operation| match operation {
+        Operation::Put { bucket: Bucket::AuthUsers, value, .. } => Some(value),
+        _ => None,
+    });
+    let user = kvorum_store::keyspace::auth::parse_user(user.expect("it is stored")).expect("a user");
+    assert_eq!(&user.password[..], b"$2a$10$..........K..........OvyOWKlAGRDrD74Pa44mIm1L0brqKfk2");
 }

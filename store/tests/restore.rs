@@ -214,3 +214,49 @@ fn an_older_state_or_a_failed_switch_changes_nothing() {
     assert_eq!(older.values(0).expect("now").len(), 300);
     leader.apply(last + 1, &entry(last + 1));
 }
+
+/// What `snapshot restore --bump-revision --mark-compacted` leaves: a revision without content that is compacted to.
+#[test]
+fn revisions_go_on_behind_a_bumped_one() {
+    use kvorum_store::{Backend, Bucket, CommitBatch, Operation, Revision, keyspace::meta};
+    for budget in [0, 1 << 20] {
+        let mut member = Member::new(budget);
+        for (index, key) in (1..).zip([1, 2, 1]) {
+            member.apply(index, &put(key, "v", 0));
+        }
+        member.commit();
+        let scheduled = (Bucket::Meta, meta::SCHEDULED_COMPACTION.into(), meta::compaction(1_004));
+        let bump = vec![
+            Operation::AppendRevision { revision: Revision::new(1_004, 0), tombstone: false, value: Vec::new().into() },
+            Operation::Put { bucket: scheduled.0, key: scheduled.1, value: scheduled.2 },
+        ];
+        member.backend.commit(&CommitBatch { sequence: 9, operations: bump }).expect("memory does not fail");
+        let (writer, reader, restored) = open(config(budget), member.backend.clone()).expect("it can be read");
+        assert!(restored.compaction_pending);
+        let mut member = Member { backend: member.backend, writer, reader };
+        member.compact_fully();
+        member.apply(4, &put(3, "v", 0));
+        member.commit();
+        assert_eq!((member.reader.revision(), member.reader.compact_revision()), (1_005, 1_004));
+        assert_eq!(member.values(0).expect("current").len(), 3);
+        assert!(matches!(member.reader.history(1_003, 10), Err(HistoryError::Compacted(1_004))));
+        let history = member.reader.history(1_004, 10).expect("it is there");
+        assert_eq!(history.batches.iter().map(|batch| batch.revision).collect::<Vec<_>>(), [1_005]);
+        // Its record counts in hashes, as in etcd, and no compaction removes it.
+        let hash = member.reader.hash_kv(0).expect("a hash");
+        member.apply(5, &compact(1_005));
+        member.compact_fully();
+        member.commit();
+        let mut kept = Vec::new();
+        let mut read = |key: &[u8]| kept.push(Revision::from_key(key).expect("a revision").0.main);
+        let scan = member.backend.read(&mut |transaction| {
+            transaction.scan(Bucket::Key, &[], None, &mut |key, _| {
+                read(key);
+                std::ops::ControlFlow::Continue(())
+            })
+        });
+        scan.expect("memory does not fail");
+        assert_eq!(kept, [3, 4, 1_004, 1_005]);
+        assert_ne!(hash.hash, 0);
+    }
+}

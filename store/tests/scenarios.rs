@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::*;
 use kvorum_store::{
-    Applied, Bucket, CompactionStep, EventKind, HistoryError, MemberChange, Previous, ReadError, check_delete_range,
-    check_put, check_range, check_txn, is_read_only,
+    Access, Applied, Bucket, Caller, CompactionStep, EventKind, HistoryError, MemberChange, Previous, ReadError,
+    TokenChange, check_delete_range, check_put, check_range, check_txn, is_read_only,
 };
 use support::{Commits, Harness, config};
 
@@ -25,6 +25,8 @@ struct Scenario {
     store: Harness,
     /// In lagging runs `commit` does nothing, so the outputs must not depend on it.
     commits: Commits,
+    /// Who asks: a name, and the auth revision it was let in at, which is the present one if none is given.
+    caller: Option<(String, Option<u64>)>,
 }
 
 fn etcd(error: EtcdError) -> String {
@@ -104,6 +106,13 @@ impl Scenario {
                     Err(error) => read_error(error),
                 }
             }
+            "as" => {
+                let revision = rest.get(1).map(|revision| revision.parse().expect("a revision"));
+                self.caller = (rest[0] != "nobody").then(|| (rest[0].to_owned(), revision));
+                "ok".to_owned()
+            }
+            "auth" | "user" | "role" => self.write(Ok(()), text::auth(&words)),
+            "may" => self.may(rest),
             "dump" => self.dump(rest[0]),
             "size" => {
                 self.store.writer.set_backend_size(rest[0].parse().expect("bytes"));
@@ -192,9 +201,13 @@ impl Scenario {
     }
 
     /// Applies a request that passed its check, and tells what else should happen.
-    fn write(&mut self, checked: Result<(), EtcdError>, request: InternalRaftRequest) -> String {
+    fn write(&mut self, checked: Result<(), EtcdError>, mut request: InternalRaftRequest) -> String {
         if let Err(error) = checked {
             return etcd(error);
+        }
+        if let Some((user, revision)) = &self.caller {
+            let auth_revision = revision.unwrap_or_else(|| self.store.reader.auth().revision());
+            request.header = Some(RequestHeader { id: 0, username: user.clone(), auth_revision });
         }
         let mut text = match self.store.apply(request) {
             Ok(Applied { reply, revision }) => format!("{}\nrev={revision}", text::show_reply(&reply)),
@@ -207,10 +220,28 @@ impl Scenario {
         for change in &effects.leases {
             write!(text, "\n{change:?}").expect("a string");
         }
+        for change in &effects.tokens {
+            match change {
+                TokenChange::Assigned { user, token } => write!(text, "\n{user} has {}", token.0),
+                TokenChange::Forgotten { user } => write!(text, "\n{user} has no tokens"),
+                TokenChange::AllForgotten => write!(text, "\nnobody has tokens"),
+            }
+            .expect("a string");
+        }
         if effects.space_exceeded {
             text += "\nspace exceeded";
         }
         text.trim_start().to_owned()
+    }
+
+    /// What a read would be told: `may read KEY [END]`.
+    fn may(&self, words: &[&str]) -> String {
+        let access = if words[0] == "read" { Access::Read } else { Access::Write };
+        let auth = self.store.reader.auth();
+        let (user, revision) = self.caller.clone().unwrap_or_default();
+        let revision = revision.unwrap_or(if user.is_empty() { 0 } else { auth.revision() });
+        let (key, end) = (text::bytes(words[1]), words.get(2).map(|end| text::bytes(end)).unwrap_or_default());
+        auth.check_keys(Caller { user: &user, revision }, access, &key, &end).map_or_else(etcd, |()| "yes".to_owned())
     }
 
     fn range(&mut self, request: &RangeRequest) -> String {
@@ -294,7 +325,7 @@ fn run(content: &str, value_budget_bytes: u64, commits: Commits) -> String {
     if content.starts_with("# quota") {
         config.quota_bytes = Some(1000);
     }
-    let mut scenario = Scenario { store: Harness::new(config, commits), commits };
+    let mut scenario = Scenario { store: Harness::new(config, commits), commits, caller: None };
     let mut out = String::new();
     for step in content.split("\n\n") {
         let step = step.trim_matches('\n');

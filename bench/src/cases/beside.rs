@@ -50,6 +50,17 @@ pub fn quiet(trial: &Trial, server: &Server) -> Result<Measured, String> {
     trial.record(server, &control, vec![puts])
 }
 
+/// The puts and as many reads, while `work` is done: tallies in this order.
+pub fn with_reads<Done>(
+    trial: &Trial,
+    server: &Server,
+    work: impl FnOnce(&Control) -> Result<Done, String>,
+) -> Result<Measured, String> {
+    let control = Arc::new(Control::default());
+    let loads = vec![paced::spawn(server, &control, PUT_NAME), paced::spawn_reads(server, &control, PUT_NAME)];
+    trial.record_while(server, &control, loads, || work(&control)).map(|(measured, _)| measured)
+}
+
 /// The puts while `work` is done. Returns what `work` does.
 pub fn during<Done>(
     trial: &Trial,
@@ -63,8 +74,14 @@ pub fn during<Done>(
 
 /// The two rows of the puts; the second has the ratio of the two 99th percentiles.
 pub fn rows(what: &str, quiet: &Measured, during: &Measured) -> Vec<Row> {
-    let quiet = quiet.latency_row(format!("put at {}/s in quiet times", paced::PUTS_PER_SECOND), 0);
-    let mut during = during.latency_row(format!("put at {}/s, {what}", paced::PUTS_PER_SECOND), 0);
+    rows_of("put", 0, what, quiet, during)
+}
+
+/// The two rows of the loads at `position`.
+pub fn rows_of(name: &str, position: usize, what: &str, quiet: &Measured, during: &Measured) -> Vec<Row> {
+    let rate = paced::PUTS_PER_SECOND;
+    let quiet = quiet.latency_row(format!("{name} at {rate}/s in quiet times"), position);
+    let mut during = during.latency_row(format!("{name} at {rate}/s, {what}"), position);
     if let (Some(before), Some(after)) = (quiet.figures.get(&Figure::P99), during.figures.get(&Figure::P99)) {
         let ratio = after / before;
         during = during.with(Figure::OverQuiet, ratio);

@@ -6,6 +6,7 @@ mod cluster_failover;
 mod cluster_put;
 mod cluster_read;
 mod compaction;
+mod defragment;
 mod keepalive;
 mod many_keys;
 mod neighbour;
@@ -56,6 +57,7 @@ pub const ALL: &[Case] = &[
     tls::RANGE_ONE,
     many_keys::CASE,
     compaction::CASE,
+    defragment::CASE,
     catch_up::CASE,
     cluster_put::LEADER,
     cluster_put::SPREAD,

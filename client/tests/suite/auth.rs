@@ -1,4 +1,4 @@
-//! Users, roles, tokens, against real etcd.
+//! Users, roles, tokens.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use kvorum_interop::tools;
 
 use crate::world::{World, tests_on};
 
-tests_on!(crate::world::ETCD => users_and_roles, logging_in, tokens_are_renewed, given_tokens, authentication_turned_on_later);
+tests_on!(crate::world::EVERY => users_and_roles, logging_in, tokens_are_renewed, given_tokens, authentication_turned_on_later);
 
 /// Turns authentication on, with root and a user who may read and write below "app/".
 async fn enable(client: &Client) {

@@ -57,7 +57,7 @@ impl World {
         let server = match kind {
             Kind::Kvorum => {
                 let folder = TempDir::with_prefix("kvorum-client-").unwrap();
-                let member = Some(kvorum_server::embed::start(folder.path()).unwrap());
+                let member = Some(embedded(&folder));
                 Server::Embedded { member, folder }
             }
             Kind::Etcd37 | Kind::Installed => {
@@ -101,12 +101,18 @@ impl World {
     pub fn start_again(&mut self) {
         match &mut self.server {
             Server::Embedded { member, folder } => {
-                *member = Some(kvorum_server::embed::start(folder.path()).unwrap());
+                *member = Some(embedded(folder));
             }
             Server::Process(member) => member.restart().unwrap(),
         }
         self.proxy.set_target(address(&self.server.url()));
     }
+}
+
+/// A member whose passwords cost little.
+fn embedded(folder: &TempDir) -> kvorum_server::start::Running {
+    let config = kvorum_server::embed::config(folder.path());
+    kvorum_server::start::start(&kvorum_server::config::Config { bcrypt_cost: 4, ..config }).unwrap()
 }
 
 impl Server {

@@ -1,17 +1,15 @@
 //! `snapshot`: what a snapshot file holds.
 
-use std::fs::File;
 use std::path::Path;
 
 use kvorum_disk::RealFileSystem;
 use kvorum_disk::bolt::BoltFile;
 use kvorum_disk::bolt::snapshot::{self, SnapshotStatus};
-use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
-use super::{OutputFormat, output_format};
-use crate::command::{EXIT_BAD_ARGUMENTS, EXIT_ERROR, Failure, Parsed};
-use crate::{golang, print};
+use super::{OutputFormat, failed, locked_file, output_format, stat};
+use crate::command::{EXIT_BAD_ARGUMENTS, Failure, Parsed};
+use crate::print;
 
 /// As etcdutl's JSON has it.
 #[derive(Serialize)]
@@ -29,15 +27,9 @@ pub(super) fn status(parsed: &Parsed) -> Result<String, Failure> {
         return Err(Failure::new(EXIT_BAD_ARGUMENTS, "snapshot status requires exactly one argument"));
     };
     let path = Path::new(path.os_text());
-    std::fs::metadata(path).map_err(|error| {
-        let text = golang::io_error_text(&error);
-        Failure::new(EXIT_ERROR, format!("stat {}: {text}", path.display()))
-    })?;
+    stat(path)?;
     let format = output_format(parsed)?;
-    let failed = |error: &dyn std::fmt::Display| Failure::new(EXIT_ERROR, error.to_string());
-    // A member that runs holds the lock of its database, and changes what would be read here.
-    let locked = File::open(path).map_err(|error| failed(&error))?;
-    flock(&locked, FlockOperation::LockShared).map_err(|error| failed(&error))?;
+    let _locked = locked_file(path)?;
     let file = BoltFile::open(&RealFileSystem, path).map_err(|error| failed(&error))?;
     let status = snapshot::status(&file).map_err(|error| failed(&error))?;
     Ok(show(&status, format))

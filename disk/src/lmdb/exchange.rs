@@ -20,6 +20,9 @@ use crate::{DiskError, File, FileSystem, OpenMode};
 /// Keys and values written in one transaction while a file is taken in.
 const IMPORT_TRANSACTION_BYTES: usize = 4 << 20;
 
+/// Keys and values taken in between two words about the progress.
+const PROGRESS_BYTES: u64 = 32 << 20;
+
 /// Keys and values read from the memory map before it is given back. The system maps up to 16 pages around each one.
 const MAPPED_BYTES_MAX: usize = 2 << 20;
 
@@ -208,6 +211,16 @@ impl Generation {
 /// Builds an environment in a new folder from all that a bbolt file holds, reads it back to compare, and makes it durable.
 /// The file is checked on the way; after an error the folder may hold anything, and goes to waste.
 pub fn import_bolt(file: &BoltFile, directory: &Path, options: LmdbOptions) -> Result<Generation, ExchangeError> {
+    import_bolt_watched(file, directory, options, &mut |_| {})
+}
+
+/// The same; `progress` is told the bytes of keys and values that were taken in so far, now and then.
+pub(super) fn import_bolt_watched(
+    file: &BoltFile,
+    directory: &Path,
+    options: LmdbOptions,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Generation, ExchangeError> {
     create_durable_directories(&RealFileSystem, directory)?;
     let fail = |error| ExchangeError::from(backend_error("write", directory, error));
     // Nothing of it counts before it is whole.
@@ -229,7 +242,17 @@ pub fn import_bolt(file: &BoltFile, directory: &Path, options: LmdbOptions) -> R
         records_of_other: 0,
         digest: Digest::default(),
     };
-    file.walk(true, |step| import.take(step))?;
+    let (mut bytes, mut told) = (0, 0);
+    file.walk(true, |step| {
+        if let Walk::Entry { key, value } = step {
+            bytes += (key.len() + value.len()) as u64;
+            if bytes >= told + PROGRESS_BYTES {
+                told = bytes;
+                progress(bytes);
+            }
+        }
+        import.take(step)
+    })?;
     let digest = import.finish()?;
     if !options.unsafe_no_fsync {
         environment.force_sync().map_err(fail)?;
@@ -431,7 +454,7 @@ impl Digest {
 
 /// The part of the memory map that was read and not given back yet.
 #[derive(Default)]
-struct Mapped {
+pub(super) struct Mapped {
     bytes: usize,
     lowest: usize,
     highest: usize,
@@ -439,7 +462,7 @@ struct Mapped {
 
 impl Mapped {
     /// `bytes` must lie in the map.
-    fn note(&mut self, bytes: &[u8]) {
+    pub(super) fn note(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }

@@ -14,16 +14,21 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kvorum_store::backend::BackendError;
 
-use super::exchange::{ExchangeError, import_bolt};
+use super::exchange::{ExchangeError, import_bolt, import_bolt_watched};
 use super::{DATA_FILE, Generation, LmdbBackend, LmdbOptions};
 use crate::bolt::BoltFile;
+use crate::directory::TakeOverStep;
 use crate::file::RealFileSystem;
 use crate::{DiskError, FileSystem, OpenMode};
 
 const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// An empty file in an environment that was made from etcd's database, as long as that may still be there.
+const TAKEN_OVER_MARK: &str = "taken-over";
 
 /// An empty file beside an environment that came from another member and that the log may not know of.
 const RECEIVED_MARK: &str = "received";
@@ -33,10 +38,13 @@ pub struct PreparedGeneration {
     /// None: it became the live one.
     generation: Option<Arc<Generation>>,
     pub(super) temporary: PathBuf,
-    pub(super) target: PathBuf,
 }
 
 impl PreparedGeneration {
+    pub(super) fn new(generation: Arc<Generation>, temporary: PathBuf) -> Self {
+        Self { generation: Some(generation), temporary }
+    }
+
     /// For [`kvorum_store::Writer::restore`], which reads it before it becomes the live one.
     pub fn received(&self) -> Arc<Generation> {
         Arc::clone(self.generation.as_ref().expect("it is taken by the switch only, which takes all"))
@@ -47,10 +55,7 @@ impl PreparedGeneration {
     /// Marks it as received from another member: the mark stays with it when it becomes the live one, until
     /// [`LmdbBackend::clear_received_mark`].
     pub fn mark_received(&self) -> Result<(), BackendError> {
-        let path = self.temporary.join(RECEIVED_MARK);
-        let file = RealFileSystem.open(&path, OpenMode::CreateEmpty).map_err(|cause| failed("create", &path, cause))?;
-        file.sync_all().map_err(|cause| failed("sync", &path, cause))?;
-        RealFileSystem.sync_directory(&self.temporary).map_err(|cause| failed("sync", &self.temporary, cause))
+        write_mark(&self.temporary, RECEIVED_MARK)
     }
 }
 
@@ -85,18 +90,25 @@ impl RetiredGeneration {
 }
 
 impl LmdbBackend {
-    /// Builds an environment from a bbolt file, beside the live one and without touching it. One at a time. It takes a
-    /// while: the file is read, written and compared.
+    /// Builds an environment from a bbolt file, beside the live one and without touching it. It takes a while: the file is
+    /// read, written and compared.
     pub fn prepare(&self, file: &BoltFile) -> Result<PreparedGeneration, ExchangeError> {
-        let current = self.generation();
-        let number = number_of(&self.directory, current.directory()).unwrap_or_default() + 1;
-        let target = folder(&self.directory, number);
-        let mut temporary = target.clone().into_os_string();
+        let (temporary, generation) = self.begin_generation(|directory| import_bolt(file, directory, self.options))?;
+        Ok(PreparedGeneration::new(Arc::new(generation), temporary))
+    }
+
+    /// Builds one in a new folder beside the live one; after an error nothing is left of it.
+    pub(super) fn begin_generation<Error: From<BackendError>>(
+        &self,
+        build: impl FnOnce(&Path) -> Result<Generation, Error>,
+    ) -> Result<(PathBuf, Generation), Error> {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let mut temporary = folder(&self.directory, number).into_os_string();
         temporary.push(TEMPORARY_SUFFIX);
         let temporary = PathBuf::from(temporary);
         remove_if_present(&temporary)?;
-        match import_bolt(file, &temporary, self.options) {
-            Ok(generation) => Ok(PreparedGeneration { generation: Some(Arc::new(generation)), temporary, target }),
+        match build(&temporary) {
+            Ok(generation) => Ok((temporary, generation)),
             Err(error) => {
                 // The error that stopped it tells more; the next start removes what stays.
                 drop(RealFileSystem.remove_directory(&temporary));
@@ -109,17 +121,66 @@ impl LmdbBackend {
     /// called while a commit runs. If the rename fails nothing has changed; if the sync fails, disk and memory may differ
     /// on which is live. In both cases the member should stop.
     pub fn switch(&self, mut prepared: PreparedGeneration) -> Result<RetiredGeneration, BackendError> {
+        // Two may be built at a time: the one that comes last must get the highest number.
+        let number = number_of(&self.directory, self.generation().directory()).unwrap_or_default() + 1;
+        let target = folder(&self.directory, number);
         RealFileSystem
-            .rename(&prepared.temporary, &prepared.target)
+            .rename(&prepared.temporary, &target)
             .map_err(|cause| failed("rename", &prepared.temporary, cause))?;
         let generation = prepared.generation.take().expect("it is taken here only");
-        generation.moved_to.set(prepared.target.clone()).expect("it is moved once");
-        sync_parent(&prepared.target, self.options)?;
+        generation.moved_to.set(target.clone()).expect("it is moved once");
+        sync_parent(&target, self.options)?;
         Ok(RetiredGeneration { generation: self.replace_shared(generation), options: self.options })
     }
 }
 
 impl LmdbBackend {
+    /// Whether [`Self::open`] would find an environment in `directory`.
+    pub fn exists(directory: &Path) -> Result<bool, BackendError> {
+        Ok(newest(directory)?.is_some_and(|folder| folder.join(DATA_FILE).exists()))
+    }
+
+    /// Builds the first environment of `directory` from etcd's database, and marks it as taken over. There must be none. `check`
+    /// looks at it before it gets its name.
+    pub fn adopt(
+        directory: &Path,
+        file: &BoltFile,
+        options: LmdbOptions,
+        check: &dyn Fn(&Generation) -> Result<(), String>,
+        progress: &mut dyn FnMut(TakeOverStep),
+    ) -> Result<(), ExchangeError> {
+        let target = folder(directory, 1);
+        let mut temporary = target.clone().into_os_string();
+        temporary.push(TEMPORARY_SUFFIX);
+        let temporary = PathBuf::from(temporary);
+        remove_if_present(&temporary)?;
+        let tell = &mut |bytes| progress(TakeOverStep::Copied { bytes });
+        let built = import_bolt_watched(file, &temporary, options, tell).and_then(|generation| {
+            check(&generation).map_err(ExchangeError::Unstorable)?;
+            // Nobody else has it: this closes it.
+            drop(generation);
+            Ok(write_mark(&temporary, TAKEN_OVER_MARK)?)
+        });
+        if let Err(error) = built {
+            // The error tells more; the next attempt removes what stays.
+            drop(RealFileSystem.remove_directory(&temporary));
+            return Err(error);
+        }
+        progress(TakeOverStep::Prepared);
+        RealFileSystem.rename(&temporary, &target).map_err(|cause| failed("rename", &temporary, cause))?;
+        Ok(sync_parent(&target, options)?)
+    }
+
+    /// Whether the environment in `directory` was taken over and [`Self::clear_taken_over_mark`] was not called since.
+    pub fn has_taken_over_mark(directory: &Path) -> Result<bool, BackendError> {
+        Ok(newest(directory)?.is_some_and(|folder| folder.join(TAKEN_OVER_MARK).exists()))
+    }
+
+    /// What it was taken over from is gone.
+    pub fn clear_taken_over_mark(directory: &Path) -> Result<(), BackendError> {
+        newest(directory)?.map_or(Ok(()), |folder| remove_mark(&folder, TAKEN_OVER_MARK))
+    }
+
     /// Whether the live environment was received from another member and nobody has said since that the log knows of it.
     pub fn has_received_mark(&self) -> bool {
         self.generation().directory().join(RECEIVED_MARK).exists()
@@ -127,23 +188,46 @@ impl LmdbBackend {
 
     /// The log knows of the live environment.
     pub fn clear_received_mark(&self) -> Result<(), BackendError> {
-        let path = self.generation().directory().join(RECEIVED_MARK);
-        match RealFileSystem.remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(|cause| failed("remove", &path, cause)),
+        remove_mark(self.generation().directory(), RECEIVED_MARK)
+    }
+}
+
+fn write_mark(folder: &Path, name: &str) -> Result<(), BackendError> {
+    let path = folder.join(name);
+    let file = RealFileSystem.open(&path, OpenMode::CreateEmpty).map_err(|cause| failed("create", &path, cause))?;
+    file.sync_all().map_err(|cause| failed("sync", &path, cause))?;
+    RealFileSystem.sync_directory(folder).map_err(|cause| failed("sync", folder, cause))
+}
+
+fn remove_mark(folder: &Path, name: &str) -> Result<(), BackendError> {
+    let path = folder.join(name);
+    match RealFileSystem.remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(|cause| failed("remove", &path, cause)),
+    }
+}
+
+/// The live folder, if there is one. Changes nothing.
+fn newest(first: &Path) -> Result<Option<PathBuf>, BackendError> {
+    let numbers = siblings(first)?.into_iter().filter_map(|path| number_of(first, &path));
+    Ok(numbers.max().map(|number| folder(first, number)))
+}
+
+/// What lies beside the first folder, itself included.
+fn siblings(first: &Path) -> Result<Vec<PathBuf>, BackendError> {
+    let parent = first.parent().unwrap_or(Path::new(""));
+    match RealFileSystem.list(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        names => {
+            Ok(names.map_err(|cause| failed("list", parent, cause))?.iter().map(|name| parent.join(name)).collect())
         }
     }
 }
 
 /// Finds the live folder and removes everything beside it that a change left.
 pub(super) fn settle(first: &Path) -> Result<PathBuf, BackendError> {
-    let parent = first.parent().unwrap_or(Path::new(""));
-    let names = match RealFileSystem.list(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(first.to_owned()),
-        names => names.map_err(|cause| failed("list", parent, cause))?,
-    };
     let mut numbers = Vec::new();
-    for path in names.iter().map(|name| parent.join(name)) {
+    for path in siblings(first)? {
         if let Some(number) = number_of(first, &path) {
             numbers.push(number);
         } else if is_unfinished(first, &path) {
@@ -170,7 +254,7 @@ fn folder(first: &Path, number: u64) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn number_of(first: &Path, path: &Path) -> Option<u64> {
+pub(super) fn number_of(first: &Path, path: &Path) -> Option<u64> {
     if path == first {
         return Some(0);
     }

@@ -169,9 +169,9 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("tls-min-version", K::Text, "TLS1.2", Real, G::Security, "Oldest TLS version: TLS1.2 or TLS1.3."),
     flag("tls-max-version", K::Text, "", Real, G::Security, "Newest TLS version: TLS1.2, TLS1.3, or empty for the newest there is."),
 
-    flag("auth-token", K::Text, "simple", DefaultOnly, G::Auth, "Kind of token and its options."),
-    flag("bcrypt-cost", K::Unsigned, "10", DefaultOnly, G::Auth, "Cost of hashing a password."),
-    flag("auth-token-ttl", K::Unsigned, "300", DefaultOnly, G::Auth, "Seconds a simple token lives."),
+    flag("auth-token", K::Text, "simple", Real, G::Auth, "Kind of token and its options."),
+    flag("bcrypt-cost", K::Unsigned, "10", Real, G::Auth, "Cost of hashing a password."),
+    flag("auth-token-ttl", K::Unsigned, "300", Real, G::Auth, "Seconds a simple token lives."),
 
     flag("enable-pprof", K::Bool, "false", DefaultOnly, G::Monitoring, "Serve profiles over HTTP."),
     flag("metrics", K::Text, "basic", DefaultOnly, G::Monitoring, "Detail of metrics."),

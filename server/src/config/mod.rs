@@ -93,6 +93,11 @@ pub struct Config {
     pub max_snapshots: u64,
     /// `None`: no quota.
     pub quota_backend_bytes: Option<u64>,
+    /// Kind of token and its options; looked at when the member starts.
+    pub auth_token: String,
+    pub auth_token_ttl_seconds: u64,
+    /// As it was given.
+    pub bcrypt_cost: u64,
     pub max_txn_ops: u64,
     pub max_request_bytes: u64,
     pub max_concurrent_streams: u32,
@@ -466,6 +471,9 @@ impl Config {
             max_wals: values.unsigned("max-wals"),
             max_snapshots: values.unsigned("max-snapshots"),
             quota_backend_bytes: quota,
+            auth_token: values.text("auth-token"),
+            auth_token_ttl_seconds: values.unsigned("auth-token-ttl"),
+            bcrypt_cost: values.unsigned("bcrypt-cost"),
             max_txn_ops: values.unsigned("max-txn-ops"),
             max_request_bytes: values.unsigned("max-request-bytes"),
             max_concurrent_streams: u32::try_from(values.unsigned("max-concurrent-streams")).unwrap_or(u32::MAX),

@@ -231,7 +231,6 @@ fn failures_have_the_texts_of_etcd() {
 fn what_is_not_built_yet_is_refused_by_name() {
     for (line, name) in [
         ("--metrics extensive", "--metrics"),
-        ("--auth-token jwt", "--auth-token"),
         ("--enable-pprof", "--enable-pprof"),
         ("--corrupt-check-time 1m", "--corrupt-check-time"),
         ("--discovery-srv example.com", "--discovery-srv"),

@@ -26,6 +26,8 @@ const APPLY_BUCKETS: &[f64] = &[
 /// `10ms * 2^n`, 17 buckets: etcd's for copies of the database.
 const COPY_BUCKETS: &[f64] =
     &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36];
+/// `0.1s * 2^n`, 13 buckets: etcd's for defragmentations.
+const SHRINK_BUCKETS: &[f64] = &[0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6];
 /// `1ms * 2^n` in milliseconds, 13 buckets: etcd's for pauses of a compaction.
 const PAUSE_BUCKETS: &[f64] = &[1., 2., 4., 8., 16., 32., 64., 128., 256., 512., 1024., 2048., 4096.];
 /// `100ms * 2^n` in milliseconds, 14 buckets: etcd's for whole compactions.
@@ -90,6 +92,8 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// Changes of users, roles and permissions, counted from 1.
+    auth_revision: Gauge = "etcd_debugging_auth_revision" as gauge;
     /// Revision up to which history was compacted.
     compact_revision: Gauge = "etcd_debugging_mvcc_compact_revision" as gauge;
     /// Current revision of the store.
@@ -130,6 +134,10 @@ metrics! {
     watcher_total: Gauge = "etcd_debugging_mvcc_watcher_total" as gauge;
     /// Seconds of commits of the backend.
     backend_commit_seconds: Histogram(DISK_BUCKETS) = "etcd_disk_backend_commit_duration_seconds" as histogram;
+    /// Seconds of shrinks of the database.
+    backend_defrag_seconds: Histogram(SHRINK_BUCKETS) = "etcd_disk_backend_defrag_duration_seconds" as histogram;
+    /// Whether the database is being shrunk.
+    defrag_inflight: Gauge = "etcd_disk_defrag_inflight" as gauge;
     /// Seconds of copies of the database, from the first byte written to the last byte sent.
     backend_snapshot_seconds: Histogram(COPY_BUCKETS) = "etcd_disk_backend_snapshot_duration_seconds" as histogram;
     /// Seconds of syncs of the write-ahead log.

@@ -8,7 +8,7 @@ use kvorum_api::etcdserverpb::{
     MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
 };
 
-use super::{header, linearize};
+use super::{Call, header, linearize};
 use crate::changes;
 use crate::grpc::{Status, decode, frame_of};
 use crate::worker::Worker;
@@ -43,9 +43,10 @@ pub async fn member_update(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes,
     Ok(frame_of(&MemberUpdateResponse { header: header(&worker.core, 0), members }))
 }
 
-pub async fn member_promote(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status> {
+pub async fn member_promote(worker: &Rc<Worker>, call: &Call, message: Bytes) -> Result<Bytes, Status> {
     let request: MemberPromoteRequest = decode(message)?;
-    let members = changes::promote(&worker.core, request.id).await?.iter().map(to_wire).collect();
+    let members =
+        changes::promote(&worker.core, request.id, call.credentials.token()).await?.iter().map(to_wire).collect();
     Ok(frame_of(&MemberPromoteResponse { header: header(&worker.core, 0), members }))
 }
 

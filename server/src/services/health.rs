@@ -31,7 +31,7 @@ pub fn list() -> Bytes {
 }
 
 /// Sends the status once, and its end at a stop.
-pub async fn watch(worker: &Rc<Worker>, call: Call, mut messages: MessageReader, respond: Responder) {
+pub async fn watch(worker: &Rc<Worker>, call: &Call, mut messages: MessageReader, respond: Responder) {
     let request = match poll_fn(|context| messages.poll_message(context)).await {
         Some(Ok(message)) => decode::<HealthCheckRequest>(message),
         Some(Err(status)) => Err(status),

@@ -8,11 +8,12 @@ use kvorum_api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest, TxnRequest,
 };
 use kvorum_store::{
-    Progress, RangeCursor, RangeReply, ReadError, Reply, RestMeasure, TxnStep, check_delete_range, check_put,
-    check_range, check_txn, decode_txn, is_read_only, is_serializable_txn, quota_cost,
+    Access, Caller, Progress, RangeCursor, RangeReply, ReadError, Reply, RestMeasure, TxnStep, check_delete_range,
+    check_put, check_range, check_txn, decode_txn, is_read_only, is_serializable_txn, quota_cost,
 };
 
 use super::{Call, on_reader_pool, read_status};
+use crate::auth::Identity;
 use crate::grpc::{
     PREFIX_LENGTH, Responder, Status, StreamResponder, begin_frame, decode, finish_frame, finish_head, malformed,
 };
@@ -27,6 +28,8 @@ const COMPACTION_TAG: u8 = 7 << 3 | 2;
 /// Field 100, the header, as etcd's encoder places it: after the request.
 const HEADER_TAG: [u8; 2] = [0xa2, 0x06];
 const HEADER_ID_TAG: u8 = 0x08;
+const HEADER_USERNAME_TAG: u8 = 0x12;
+const HEADER_AUTH_REVISION_TAG: u8 = 0x18;
 
 pub fn range(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder) {
     let request: RangeRequest = match decode(message) {
@@ -46,6 +49,9 @@ pub fn range(worker: &Rc<Worker>, call: Call, message: Bytes, respond: Responder
 }
 
 fn begin_range(worker: &Rc<Worker>, call: Call, request: &RangeRequest, respond: Responder) {
+    if let Err(error) = worker.check_keys(&call, Access::Read, &request.key, &request.range_end) {
+        return worker.finish(call.method, respond, Err(error.into()));
+    }
     let mut cursor = match worker.reader.range(request) {
         Ok(cursor) => cursor,
         Err(error) => return worker.finish(call.method, respond, Err(read_status(&error))),
@@ -86,6 +92,9 @@ async fn stream_range(worker: &Rc<Worker>, call: Call, mut cursor: RangeCursor, 
     let first = cursor.take_encoded();
     let mut head = begin_frame(64);
     worker.core.header(cursor.revision()).encode_field(&mut head);
+    if let Err(error) = worker.check_unmoved(&call) {
+        return worker.finish(call.method, respond, Err(error.into()));
+    }
     let message_bytes = head.len() - PREFIX_LENGTH + first.len() + rest_bytes;
     let Some(mut stream) = respond.stream() else { return };
     let mut left = message_bytes + PREFIX_LENGTH;
@@ -231,6 +240,11 @@ fn begin_txn(worker: &Rc<Worker>, call: Call, request: TxnRequest, message: &Byt
 }
 
 fn begin_read_only_txn(worker: &Rc<Worker>, call: Call, request: &TxnRequest, respond: Responder) {
+    let permitted =
+        worker.auth().map_or(Ok(()), |auth| worker.reader.check_txn_permission(&auth, call.caller(), request));
+    if let Err(error) = permitted {
+        return worker.finish(call.method, respond, Err(error.into()));
+    }
     match worker.reader.read_only_txn(request) {
         Ok(TxnStep::Done(done)) => reply(worker, call, done.revision, &Reply::Txn(done), respond),
         Ok(TxnStep::NeedsBackend(job)) => {
@@ -297,19 +311,37 @@ fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
 fn propose(worker: &Rc<Worker>, call: Call, tag: u8, message: &Bytes, respond: Responder, physical: bool) {
     let id = worker.core.ids.next_id();
     let meta = CallMeta { method: call.method, deadline: call.deadline };
-    worker.propose(id, wrap(tag, message, id), respond, &meta, physical);
+    let data = wrap(tag, message, id, call.identity.as_ref());
+    worker.propose(id, data, respond, &meta, physical);
 }
 
-fn wrap(tag: u8, message: &[u8], id: u64) -> Bytes {
-    let mut data = Vec::with_capacity(message.len() + 32);
+fn wrap(tag: u8, message: &[u8], id: u64, identity: Option<&Identity>) -> Bytes {
+    let caller = identity.map_or(Caller::NOBODY, Identity::caller);
+    let mut data = Vec::with_capacity(message.len() + 48 + caller.user.len());
     data.push(tag);
     prost::encoding::encode_varint(message.len() as u64, &mut data);
     data.extend_from_slice(message);
     data.extend_from_slice(&HEADER_TAG);
-    let header_length = 1 + prost::encoding::encoded_len_varint(id);
+    let varint_length = |number: u64| 1 + prost::encoding::encoded_len_varint(number);
+    let mut header_length = varint_length(id);
+    if !caller.user.is_empty() {
+        header_length += varint_length(caller.user.len() as u64) + caller.user.len();
+    }
+    if caller.revision != 0 {
+        header_length += varint_length(caller.revision);
+    }
     prost::encoding::encode_varint(header_length as u64, &mut data);
     data.push(HEADER_ID_TAG);
     prost::encoding::encode_varint(id, &mut data);
+    if !caller.user.is_empty() {
+        data.push(HEADER_USERNAME_TAG);
+        prost::encoding::encode_varint(caller.user.len() as u64, &mut data);
+        data.extend_from_slice(caller.user.as_bytes());
+    }
+    if caller.revision != 0 {
+        data.push(HEADER_AUTH_REVISION_TAG);
+        prost::encoding::encode_varint(caller.revision, &mut data);
+    }
     Bytes::from(data)
 }
 
@@ -331,6 +363,9 @@ pub(super) async fn raise_no_space(core: &crate::core::Core) {
 
 /// Sends a small reply as one frame, a large one in the pieces it was encoded in.
 fn reply_range(worker: &Rc<Worker>, call: Call, mut pieces: Vec<Bytes>, last: RangeReply, respond: Responder) {
+    if let Err(error) = worker.check_unmoved(&call) {
+        return worker.finish(call.method, respond, Err(error.into()));
+    }
     if pieces.is_empty() && last.kvs.len() < SPLIT_REPLY_BYTES_MIN {
         return reply(worker, call, last.revision, &Reply::Range(last), respond);
     }
@@ -343,7 +378,11 @@ fn reply_range(worker: &Rc<Worker>, call: Call, mut pieces: Vec<Bytes>, last: Ra
     worker.finish_pieces(call.method, respond, pieces);
 }
 
+/// Answers a read.
 fn reply(worker: &Rc<Worker>, call: Call, revision: i64, reply: &Reply, respond: Responder) {
+    if let Err(error) = worker.check_unmoved(&call) {
+        return worker.finish(call.method, respond, Err(error.into()));
+    }
     let header = worker.core.header(revision);
     let mut frame = begin_frame(reply.encoded_len(&header));
     reply.encode(&header, &mut frame);
@@ -377,7 +416,7 @@ mod tests {
         let accepted = nested(NESTED_TXNS_MAX);
         assert!(!is_nested_deeply(&accepted));
         assert!(decode_txn(&accepted.clone().into()).is_ok());
-        assert!(kvorum_store::decode_request(&wrap(TXN_TAG, &accepted, u64::MAX)).is_ok());
+        assert!(kvorum_store::decode_request(&wrap(TXN_TAG, &accepted, u64::MAX, None)).is_ok());
         assert!(is_nested_deeply(&nested(NESTED_TXNS_MAX + 1)));
         assert!(!is_nested_deeply(b"\xff\xff\xff"));
     }
@@ -386,11 +425,15 @@ mod tests {
     fn wrapping_equals_encoding_the_whole_request() {
         let put = PutRequest { key: "a".into(), value: vec![7; 300].into(), ..PutRequest::default() };
         let id = 14_909_063_221_755_161_347;
-        let whole = InternalRaftRequest {
-            header: Some(RequestHeader { id, ..RequestHeader::default() }),
-            put: Some(put.clone()),
-            ..InternalRaftRequest::default()
-        };
-        assert_eq!(wrap(PUT_TAG, &put.encode_to_vec(), id).as_ref(), whole.encode_to_vec());
+        for (user, revision) in [("", 0), ("alice", 3), ("a".repeat(300).as_str(), 1 << 40), ("", 7)] {
+            let whole = InternalRaftRequest {
+                header: Some(RequestHeader { id, username: user.to_owned(), auth_revision: revision }),
+                put: Some(put.clone()),
+                ..InternalRaftRequest::default()
+            };
+            let identity = Identity { user: user.into(), revision };
+            let wrapped = wrap(PUT_TAG, &put.encode_to_vec(), id, Some(&identity));
+            assert_eq!(wrapped.as_ref(), whole.encode_to_vec(), "{user}");
+        }
     }
 }

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use kvorum_api::Code;
 use kvorum_api::etcdserverpb::downgrade_request::DowngradeAction;
 use kvorum_api::etcdserverpb::{
-    AlarmRequest, AlarmResponse, AlarmType, DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest,
-    HashKvResponse, HashResponse, InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
+    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo, DowngradeRequest,
+    DowngradeResponse, HashKvRequest, HashKvResponse, HashResponse, InternalRaftRequest, MoveLeaderRequest,
+    MoveLeaderResponse, StatusResponse,
 };
 use kvorum_store::Reply;
 
@@ -65,6 +66,16 @@ pub async fn hash_kv(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Statu
         compact_revision: hashed.compact_revision,
         hash_revision: hashed.hash_revision,
     }))
+}
+
+/// Shrinks the database of this member and answers when it is done. The response has no header, as in etcd.
+pub async fn defragment(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Status> {
+    let DefragmentRequest {} = decode(message)?;
+    let core = &worker.core;
+    tracing::info!("starting defragment");
+    core.shrinking.shrink(core).await.map_err(|reason| Status::new(Code::Unknown, reason))?;
+    tracing::info!("finished defragment");
+    Ok(frame_of(&DefragmentResponse::default()))
 }
 
 /// Hands leadership over; only the leader can. The response has no header, as in etcd.

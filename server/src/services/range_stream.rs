@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kvorum_api::Code;
 use kvorum_api::etcdserverpb::RangeRequest;
 use kvorum_api::etcdserverpb::range_request::{SortOrder, SortTarget};
-use kvorum_store::{Progress, RangeCursor, ReadError, Reply, check_range};
+use kvorum_store::{Access, Progress, RangeCursor, ReadError, Reply, check_range};
 
 use super::snapshot::{Ended, send_frame, unless_ended};
 use super::{Call, linearize, on_reader_pool, read_status};
@@ -20,7 +20,7 @@ use crate::worker::Worker;
 /// `RangeStreamResponse.range_response` (field 1, length-delimited).
 const RANGE_RESPONSE_TAG: u8 = 1 << 3 | 2;
 
-pub async fn serve(worker: &Rc<Worker>, call: Call, mut messages: MessageReader, respond: Responder) {
+pub async fn serve(worker: &Rc<Worker>, call: &Call, mut messages: MessageReader, respond: Responder) {
     let metrics = &worker.core.metrics.grpc;
     metrics.started(GrpcMethod::RangeStream);
     let request = match poll_fn(|context| messages.poll_message(context)).await {
@@ -30,7 +30,7 @@ pub async fn serve(worker: &Rc<Worker>, call: Call, mut messages: MessageReader,
     let cursor = match request {
         Ok(request) => {
             metrics.received(GrpcMethod::RangeStream);
-            begin(worker, &request).await
+            begin(worker, call, &request).await
         }
         Err(status) => Err(status),
     };
@@ -57,7 +57,7 @@ pub async fn serve(worker: &Rc<Worker>, call: Call, mut messages: MessageReader,
     }
 }
 
-async fn begin(worker: &Rc<Worker>, request: &RangeRequest) -> Result<RangeCursor, Status> {
+async fn begin(worker: &Rc<Worker>, call: &Call, request: &RangeRequest) -> Result<RangeCursor, Status> {
     check_range(request)?;
     let in_key_order = request.sort_order == i32::from(SortOrder::None)
         || (request.sort_target == i32::from(SortTarget::Key) && request.sort_order == i32::from(SortOrder::Ascend));
@@ -72,12 +72,13 @@ async fn begin(worker: &Rc<Worker>, request: &RangeRequest) -> Result<RangeCurso
     if !request.serializable {
         linearize(&worker.core).await?;
     }
+    worker.check_keys(call, Access::Read, &request.key, &request.range_end)?;
     worker.reader.range(request).map_err(|error| read_status(&error))
 }
 
 async fn send(
     worker: &Rc<Worker>,
-    call: Call,
+    call: &Call,
     mut cursor: RangeCursor,
     stream: &mut StreamResponder,
 ) -> Result<(), Ended> {
@@ -105,6 +106,7 @@ async fn send(
         progress = cursor.advance(RANGE_SLICE_BYTES).map_err(|error| failed(&error))?;
     }
     let last = cursor.finish();
+    worker.check_unmoved(call).map_err(|error| Ended::Failed(error.into()))?;
     let header = worker.core.header(last.revision);
     let reply = Reply::Range(last);
     let mut message = Vec::with_capacity(reply.encoded_len(&header));

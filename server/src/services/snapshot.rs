@@ -22,7 +22,7 @@ pub(super) enum Ended {
     Failed(Status),
 }
 
-pub async fn serve(worker: &Rc<Worker>, call: Call, mut messages: MessageReader, respond: Responder) {
+pub async fn serve(worker: &Rc<Worker>, call: &Call, mut messages: MessageReader, respond: Responder) {
     let metrics = &worker.core.metrics.grpc;
     metrics.started(GrpcMethod::Snapshot);
     let request = match poll_fn(|context| messages.poll_message(context)).await {
@@ -54,7 +54,7 @@ pub async fn serve(worker: &Rc<Worker>, call: Call, mut messages: MessageReader,
     }
 }
 
-async fn send(worker: &Rc<Worker>, call: Call, stream: &mut StreamResponder) -> Result<(), Ended> {
+async fn send(worker: &Rc<Worker>, call: &Call, stream: &mut StreamResponder) -> Result<(), Ended> {
     let core = &worker.core;
     let began = Instant::now();
     let prepare = async {
@@ -121,7 +121,7 @@ impl Sending {
 
 pub(super) async fn send_frame(
     worker: &Rc<Worker>,
-    call: Call,
+    call: &Call,
     stream: &mut StreamResponder,
     frame: Bytes,
 ) -> Result<(), Ended> {
@@ -140,7 +140,7 @@ pub(super) async fn send_frame(
 /// Waits for the work, unless the stream ends before.
 pub(super) async fn unless_ended<T>(
     worker: &Rc<Worker>,
-    call: Call,
+    call: &Call,
     stream: &mut StreamResponder,
     work: impl Future<Output = T>,
 ) -> Result<T, Ended> {

@@ -1,45 +1,106 @@
 //! Watch: joins the HTTP/2 stream to the hub of its thread, and the hub to the store's history.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use kvorum_api::etcdserverpb::WatchRequest;
+use kvorum_api::etcdserverpb::watch_request::RequestUnion;
 use kvorum_api::{Code, EtcdError};
 use kvorum_store::event::key_of;
-use kvorum_store::{HistoryError, KvBytes, ReadError, Reader};
+use kvorum_store::{Access, Caller, HistoryError, KvBytes, ReadError, Reader};
 
 use super::Call;
+use crate::auth::{Credentials, Identity};
 use crate::core::Core;
 use crate::grpc::{MessageReader, Responder, Status, decode_streamed};
 use crate::metrics::{GrpcCode, GrpcMethod};
 use crate::watch::{
-    HeaderSource, HistoryFailure, HistoryFuture, HistorySource, HistoryWindow, PreviousRequest, StreamEnd, serve_stream,
+    HeaderSource, HistoryFailure, HistoryFuture, HistorySource, HistoryWindow, PreviousRequest, StreamEnd, WatchGate,
+    WatchPermits, reason, serve_stream,
 };
 use crate::worker::Worker;
 
-/// The requests of a stream, decoded.
-struct Requests(MessageReader);
+/// Who asks, as last found out.
+type Asking = Rc<RefCell<Result<Option<Identity>, EtcdError>>>;
+
+type Identifying = Pin<Box<dyn Future<Output = Result<Option<Identity>, EtcdError>>>>;
+
+/// The requests of a stream, decoded. Before one that creates a watcher it is found out who asks.
+struct Requests {
+    messages: MessageReader,
+    worker: Rc<Worker>,
+    credentials: Credentials,
+    asking: Asking,
+    /// What waits until that is known.
+    waiting: Option<(WatchRequest, Identifying)>,
+}
+
+impl Requests {
+    fn identify(&self, request: &WatchRequest) -> Option<Identifying> {
+        let creates = matches!(request.request_union, Some(RequestUnion::CreateRequest(_)));
+        if !creates {
+            return None;
+        }
+        if let Some(identity) = self.worker.identify_known(&self.credentials) {
+            *self.asking.borrow_mut() = identity;
+            return None;
+        }
+        if self.worker.reader.auth_generation() == 0 {
+            // What no token says, since nobody can check it.
+            *self.asking.borrow_mut() = Ok(None);
+            return None;
+        }
+        let (worker, credentials) = (Rc::clone(&self.worker), self.credentials.clone());
+        Some(Box::pin(async move { worker.identify(&credentials).await }))
+    }
+}
 
 impl Stream for Requests {
     type Item = Result<WatchRequest, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_message(context).map(|message| message.map(|message| message.and_then(decode_streamed)))
+        loop {
+            if let Some((request, mut identifying)) = self.waiting.take() {
+                let Poll::Ready(identity) = identifying.as_mut().poll(context) else {
+                    self.waiting = Some((request, identifying));
+                    return Poll::Pending;
+                };
+                *self.asking.borrow_mut() = identity;
+                return Poll::Ready(Some(Ok(request)));
+            }
+            let message = ready!(self.messages.poll_message(context));
+            let request = message.map(|message| message.and_then(decode_streamed::<WatchRequest>));
+            let Some(Ok(request)) = request else { return Poll::Ready(request) };
+            match self.identify(&request) {
+                None => return Poll::Ready(Some(Ok(request))),
+                Some(identifying) => self.waiting = Some((request, identifying)),
+            }
+        }
     }
 }
 
 /// Serves one Watch stream until the client is gone or the member stops.
-pub async fn serve(worker: &Rc<Worker>, call: Call, messages: MessageReader, respond: Responder) {
+pub async fn serve(worker: &Rc<Worker>, call: &Call, messages: MessageReader, respond: Responder) {
     let metrics = &worker.core.metrics;
     metrics.grpc.started(GrpcMethod::Watch);
     let Some(mut stream) = respond.stream() else { return };
     let (outbox, mut receiver) = worker.hub.outbox();
     let hub = Rc::clone(&worker.hub);
-    let service = tokio::task::spawn_local(serve_stream(hub, Requests(messages), outbox));
+    let asking: Asking = Rc::new(RefCell::new(Ok(None)));
+    let requests = Requests {
+        messages,
+        worker: Rc::clone(worker),
+        credentials: call.credentials.clone(),
+        asking: Rc::clone(&asking),
+        waiting: None,
+    };
+    let gate = gate(worker, asking);
+    let service = tokio::task::spawn_local(serve_stream(hub, requests, outbox, gate));
     let mut stop = worker.core.watch_stop();
     loop {
         let frames = tokio::select! {
@@ -75,6 +136,32 @@ pub async fn serve(worker: &Rc<Worker>, call: Call, messages: MessageReader, res
     };
     metrics.grpc.handled(GrpcMethod::Watch, GrpcCode::from_number(status.code as i32));
     stream.finish(Err(status));
+}
+
+/// As etcd checks a new watcher. What it calls an unknown reason is told as a denial.
+fn gate(worker: &Rc<Worker>, asking: Asking) -> Rc<WatchGate> {
+    let worker = Rc::clone(worker);
+    Rc::new(move |key, range_end| {
+        let identity = asking.borrow().clone().map_err(reason)?;
+        if let Some(auth) = worker.auth() {
+            let caller = identity.as_ref().map_or(Caller::NOBODY, Identity::caller);
+            auth.check_keys(caller, Access::Read, key, range_end).map_err(reason)?;
+        }
+        Ok(identity.map(|identity| identity.user))
+    })
+}
+
+/// What users may read, by the store.
+pub struct StorePermits(pub Reader);
+
+impl WatchPermits for StorePermits {
+    fn generation(&self) -> u64 {
+        self.0.auth_generation()
+    }
+
+    fn permits(&self, user: Option<&str>, key: &[u8], range_end: &[u8]) -> bool {
+        self.0.auth().permits(user.unwrap_or_default(), Access::Read, key, range_end)
+    }
 }
 
 /// What the responses' headers say.

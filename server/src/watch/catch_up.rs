@@ -235,7 +235,8 @@ impl CatchUp {
         end: usize,
         enough: usize,
     ) -> usize {
-        let state = self.inner.state.borrow();
+        let mut state = self.inner.state.borrow_mut();
+        state.check_permissions();
         let registry = &state.groups[group].registry;
         self.deliveries.clear();
         for (index, batch) in batches.iter().enumerate().take(end).skip(start) {

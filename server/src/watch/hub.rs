@@ -10,7 +10,7 @@ use super::catch_up::{self, CatchUpSignal};
 use super::outbox::{Outbox, OutboxReceiver, OutboxShared, outbox};
 use super::publisher::{PublisherShared, ThreadQueue};
 use super::state::State;
-use super::{HeaderSource, HistorySource, PROGRESS_INTERVAL_MIN, WatchConfig};
+use super::{HeaderSource, HistorySource, PROGRESS_INTERVAL_MIN, WatchConfig, WatchPermits};
 
 /// What the hub's tasks and its streams share.
 pub(super) struct Inner {
@@ -32,6 +32,7 @@ impl WatchHub {
         mut config: WatchConfig,
         header: Rc<dyn HeaderSource>,
         history: Rc<dyn HistorySource>,
+        permits: Rc<dyn WatchPermits>,
         shared: Arc<PublisherShared>,
         queue: Arc<ThreadQueue>,
     ) -> Rc<Self> {
@@ -43,7 +44,7 @@ impl WatchHub {
             counters: Arc::clone(&queue.counters),
             catch_up: Rc::clone(&catch_up),
         });
-        let state = State::new(config, header, Arc::clone(&shared), Arc::clone(&queue), Rc::clone(&catch_up));
+        let state = State::new(config, header, permits, Arc::clone(&shared), Arc::clone(&queue), Rc::clone(&catch_up));
         let inner = Rc::new(Inner { state: RefCell::new(state), catch_up, outbox, queue });
         let pump = tokio::task::spawn_local(pump(Rc::clone(&inner))).abort_handle();
         let reader = tokio::task::spawn_local(catch_up::run(Rc::clone(&inner), history)).abort_handle();

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::hub::WatchHub;
-use super::{HeaderSource, HistorySource, WatchConfig};
+use super::{HeaderSource, HistorySource, WatchConfig, WatchPermits};
 
 /// Numbers of Watch on all threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,6 +170,13 @@ impl WatchPublisher {
         }
     }
 
+    /// Users, roles or permissions changed: every thread looks at its watchers again.
+    pub fn permissions_changed(&self) {
+        for thread in self.shared.threads.read().iter() {
+            thread.wake.notify_one();
+        }
+    }
+
     /// The store was replaced or moved on without events: every watcher continues from history up to this revision.
     pub fn skip_to(&self, revision: i64) {
         self.shared.revision.store(revision, Ordering::SeqCst);
@@ -187,6 +194,7 @@ impl WatchPublisher {
         config: WatchConfig,
         header: Rc<dyn HeaderSource>,
         history: Rc<dyn HistorySource>,
+        permits: Rc<dyn WatchPermits>,
     ) -> Rc<WatchHub> {
         let queue = Arc::new(ThreadQueue {
             active: AtomicBool::new(false),
@@ -197,7 +205,7 @@ impl WatchPublisher {
             bytes_max: config.limits.queue_bytes,
         });
         self.shared.threads.write().push(Arc::clone(&queue));
-        WatchHub::start(config, header, history, Arc::clone(&self.shared), queue)
+        WatchHub::start(config, header, history, permits, Arc::clone(&self.shared), queue)
     }
 
     pub fn statistics(&self) -> WatchStatistics {

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use kvorum_api::EtcdError;
 use kvorum_api::etcdserverpb::WatchResponse;
-use kvorum_store::watch::{Deliveries, Registry, Watch, WatchSlot};
+use kvorum_store::watch::{Deliveries, Registry, Watch, WatchEnd, WatchSlot};
 use kvorum_store::{EventBatch, Previous};
 use slab::Slab;
 
@@ -18,7 +19,7 @@ use super::catch_up::CatchUpSignal;
 use super::encode::{EventRef, ResponseShape, append_control, append_events, header, header_field};
 use super::outbox::OutboxHandle;
 use super::publisher::{PublisherShared, ThreadQueue};
-use super::{HeaderSource, WatchConfig};
+use super::{HeaderSource, WatchConfig, WatchPermits};
 
 /// Watchers that need the same revision next.
 #[derive(Default)]
@@ -47,6 +48,9 @@ pub(super) struct Watcher {
     wants_fragments: bool,
     /// For watchers that asked for progress: whether the next tick reports it.
     progress_due: Option<bool>,
+    user: Option<Arc<str>>,
+    key: Arc<[u8]>,
+    end: WatchEnd,
     place: Place,
 }
 
@@ -74,12 +78,16 @@ pub(super) struct NewWatcher {
     pub(super) start_revision: i64,
     pub(super) wants_fragments: bool,
     pub(super) wants_progress: bool,
+    pub(super) user: Option<Arc<str>>,
     pub(super) watch: Watch,
 }
 
 pub(super) struct State {
     pub(super) config: WatchConfig,
     header: Rc<dyn HeaderSource>,
+    permits: Rc<dyn WatchPermits>,
+    /// The generation of permissions that all watchers were last looked at with.
+    permits_seen: u64,
     shared: Arc<PublisherShared>,
     pub(super) queue: Arc<ThreadQueue>,
     catch_up: Rc<CatchUpSignal>,
@@ -102,6 +110,7 @@ impl State {
     pub(super) fn new(
         config: WatchConfig,
         header: Rc<dyn HeaderSource>,
+        permits: Rc<dyn WatchPermits>,
         shared: Arc<PublisherShared>,
         queue: Arc<ThreadQueue>,
         catch_up: Rc<CatchUpSignal>,
@@ -112,6 +121,8 @@ impl State {
         Self {
             config,
             header,
+            permits_seen: permits.generation(),
+            permits,
             shared,
             queue,
             catch_up,
@@ -142,6 +153,7 @@ impl State {
     }
 
     fn pump(&mut self, deliveries_max: usize, bytes_max: usize) -> bool {
+        self.check_permissions();
         let (mut deliveries, mut bytes) = (0, 0);
         loop {
             while let Some(front) = self.backlog.front().map(Arc::clone) {
@@ -165,6 +177,8 @@ impl State {
                 self.lose_track(revision);
             }
             self.backlog = taken.batches;
+            // What was published after a change of permissions is for those who still may see it.
+            self.check_permissions();
         }
     }
 
@@ -395,7 +409,7 @@ impl State {
 
     /// Adds a watcher; the caller has called [`Self::wake_up`] and [`Self::current_revision`] and appended the created response.
     pub(super) fn add_watcher(&mut self, new: NewWatcher) {
-        let NewWatcher { stream, watch_id, start_revision, wants_fragments, wants_progress, mut watch } = new;
+        let NewWatcher { stream, watch_id, start_revision, wants_fragments, wants_progress, user, mut watch } = new;
         let next = self.delivered + 1;
         let entry = self.watchers.vacant_entry();
         watch.watcher = u32::try_from(entry.key()).expect("a thread has fewer than 2^32 watchers");
@@ -408,6 +422,9 @@ impl State {
             wants_previous: watch.wants_previous,
             wants_fragments,
             progress_due: wants_progress.then_some(true),
+            user,
+            key: Arc::clone(&watch.key),
+            end: watch.end.clone(),
             place: Place::Parked,
         });
         self.start(watch);
@@ -444,6 +461,34 @@ impl State {
     fn forget(&mut self, watcher: u32) {
         self.take(watcher);
         self.watchers.remove(watcher as usize);
+    }
+
+    /// Cancels the watchers whose user may no longer read what they watch, if anything changed. etcd lets them go on; here a
+    /// permission that is taken away counts at once.
+    pub(super) fn check_permissions(&mut self) {
+        let generation = self.permits.generation();
+        if generation == self.permits_seen {
+            return;
+        }
+        self.permits_seen = generation;
+        let mut lost: Vec<(usize, i64)> = Vec::new();
+        for (_, watcher) in &self.watchers {
+            let range_end: &[u8] = match &watcher.end {
+                WatchEnd::Single => &[],
+                WatchEnd::Unbounded => &[0],
+                WatchEnd::Before(end) => end,
+            };
+            if generation != 0 && !self.permits.permits(watcher.user.as_deref(), &watcher.key, range_end) {
+                lost.push((watcher.stream, watcher.watch_id));
+            }
+        }
+        for (stream, watch_id) in lost {
+            self.remove_watch(stream, watch_id);
+            let cancel_reason = super::stream::reason(EtcdError::PermissionDenied);
+            let response = WatchResponse { watch_id, canceled: true, cancel_reason, ..WatchResponse::default() };
+            self.send_control(stream, self.delivered, response);
+        }
+        self.settle();
     }
 
     /// Cancels the members of a group whose history was compacted away, all but those that begin later.

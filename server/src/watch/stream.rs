@@ -14,6 +14,7 @@ use kvorum_api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use kvorum_store::watch::{Watch, WatchEnd, WatchFilters};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::WatchGate;
 use super::hub::WatchHub;
 use super::outbox::Outbox;
 use super::state::NewWatcher;
@@ -24,6 +25,11 @@ const NO_WATCH_ID: i64 = -1;
 /// etcd's texts for watches it refuses; they are not in its error table.
 const RANGE_EMPTY: &str = "mvcc: watcher range is empty";
 const ID_DUPLICATE: &str = "mvcc: duplicate watch ID provided on the WatchStream";
+
+/// An error as etcd gives it for the reason of a cancellation: as its gRPC library prints it.
+pub fn reason(error: EtcdError) -> String {
+    format!("rpc error: code = {:?} desc = {}", error.code(), error.text())
+}
 
 /// Requests taken from one stream before the thread turns to its other work.
 const REQUESTS_PER_TURN: usize = 64;
@@ -43,6 +49,7 @@ pub enum StreamEnd<E> {
 struct OpenStream<'a> {
     hub: &'a WatchHub,
     index: usize,
+    gate: &'a WatchGate,
 }
 
 impl Drop for OpenStream<'_> {
@@ -54,14 +61,14 @@ impl Drop for OpenStream<'_> {
 /// Serves one Watch stream until the client is gone. A client that only closes its sending side keeps its watchers, as in
 /// etcd. Requests are not read while the outbox is full. To be run on the hub's thread, with the outbox from
 /// [`WatchHub::outbox`]; when it returns, the outbox ends after what is queued.
-pub async fn serve_stream<R, E>(hub: Rc<WatchHub>, mut requests: R, outbox: Outbox) -> StreamEnd<E>
+pub async fn serve_stream<R, E>(hub: Rc<WatchHub>, mut requests: R, outbox: Outbox, gate: Rc<WatchGate>) -> StreamEnd<E>
 where
     R: Stream<Item = Result<WatchRequest, E>> + Unpin,
 {
     let stream = {
         let mut state = hub.inner.state.borrow_mut();
         let index = state.open_stream(outbox.handle());
-        OpenStream { hub: &hub, index }
+        OpenStream { hub: &hub, index, gate: &*gate }
     };
     let interval = stream.progress_interval();
     let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
@@ -139,12 +146,12 @@ impl OpenStream<'_> {
                     watch_id: NO_WATCH_ID,
                     created: true,
                     canceled: true,
-                    cancel_reason: reason.to_owned(),
+                    cancel_reason: reason,
                     ..WatchResponse::default()
                 };
                 state.send_control(self.index, revision, response);
             }
-            Ok((watch_id, watch)) => {
+            Ok((watch_id, user, watch)) => {
                 state.wake_up();
                 let revision = state.current_revision();
                 let response = WatchResponse { watch_id, created: true, ..WatchResponse::default() };
@@ -155,6 +162,7 @@ impl OpenStream<'_> {
                     start_revision: request.start_revision,
                     wants_fragments: request.fragment,
                     wants_progress: request.progress_notify,
+                    user,
                     watch,
                 });
             }
@@ -166,16 +174,17 @@ impl OpenStream<'_> {
         &self,
         stream: &mut super::state::StreamState,
         request: &WatchCreateRequest,
-    ) -> Result<(i64, Watch), &'static str> {
+    ) -> Result<(i64, Option<Arc<str>>, Watch), String> {
         // The smallest key stands for none.
         let key: &[u8] = if request.key.is_empty() { b"\0" } else { &request.key };
         if request.start_revision < 0 {
-            return Err(EtcdError::Compacted.text());
+            return Err(EtcdError::Compacted.text().to_owned());
         }
+        let user = (self.gate)(key, &request.range_end)?;
         let end = match &request.range_end[..] {
             [] => WatchEnd::Single,
             [0] => WatchEnd::Unbounded,
-            end if key >= end => return Err(RANGE_EMPTY),
+            end if key >= end => return Err(RANGE_EMPTY.to_owned()),
             end => WatchEnd::Before(Arc::from(end)),
         };
         let watch_id = if request.watch_id == 0 {
@@ -185,7 +194,7 @@ impl OpenStream<'_> {
             stream.next_id += 1;
             stream.next_id - 1
         } else if stream.watches.contains_key(&request.watch_id) {
-            return Err(ID_DUPLICATE);
+            return Err(ID_DUPLICATE.to_owned());
         } else {
             request.watch_id
         };
@@ -201,7 +210,7 @@ impl OpenStream<'_> {
             minimum_revision: 0,
             wants_previous: request.prev_kv,
         };
-        Ok((watch_id, watch))
+        Ok((watch_id, user, watch))
     }
 
     fn cancel(&self, watch_id: i64) {

@@ -1,5 +1,6 @@
 //! What every test of the suite stands on: members, clients, and waiting without sleeping.
 
+mod auth;
 mod bad_input;
 mod clusters;
 mod compactions;
@@ -7,6 +8,7 @@ mod files;
 mod leases;
 mod pages;
 mod raw;
+mod shrinking;
 mod snapshots;
 mod space;
 mod starting;

@@ -3,6 +3,7 @@
 //! Nothing here decides what to store; it only says how it is written.
 
 pub mod alarm;
+pub mod auth;
 pub mod cluster;
 pub mod key_value;
 pub mod lease;

@@ -76,7 +76,8 @@ impl KeyHasher {
     }
 
     pub(crate) fn add(&mut self, shared: &Shared, revision: Revision, tombstone: bool, value: &[u8]) {
-        if revision.main <= self.compact_revision {
+        // A revision without content (see the walk at start) has an empty key in etcd, and no compaction removes it.
+        if revision.main <= self.compact_revision && !value.is_empty() {
             let index = shared.index.read();
             let kept = index.entry(key_of(value)).and_then(|entry| entry.live_at(self.keep_at));
             if kept.is_none_or(|stamp| stamp.revision != revision) {
@@ -177,7 +178,7 @@ fn hash_key_bucket(shared: &Arc<Shared>, mut crc: u32) -> Result<u32, BackendErr
     let mut position = Some(Revision::default());
     while let Some(from) = position {
         position = visit_records(shared, from, current, STEP_RECORDS, &mut |revision, tombstone, stored| {
-            if revision.main <= compact_revision {
+            if revision.main <= compact_revision && !stored.bytes().is_empty() {
                 let index = shared.index.read();
                 if !index.entry(key_of(stored.bytes())).is_some_and(|entry| entry.knows(revision)) {
                     return ControlFlow::Continue(());

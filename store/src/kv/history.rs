@@ -33,6 +33,10 @@ pub(crate) fn history(shared: &Shared, from: i64, limit_revisions: usize) -> Res
     let mut position = Some(Revision::new(history.next, 0));
     while let Some(start) = position {
         position = visit_records(shared, start, current, STEP_RECORDS, &mut |revision, tombstone, stored| {
+            if stored.bytes().is_empty() && !tombstone {
+                // It has no content, only a number; see the walk at start.
+                return ControlFlow::Continue(());
+            }
             let begins = history.batches.last().is_none_or(|batch| batch.revision != revision.main);
             if begins && (history.batches.len() >= limit_revisions || bytes >= HISTORY_BYTES_MAX) {
                 full = true;

@@ -4,7 +4,7 @@
 //! uncommitted changes, else in the backend.
 
 pub(crate) mod compaction;
-mod go_sort;
+pub(crate) mod go_sort;
 pub mod hash;
 pub mod history;
 pub(crate) mod index;

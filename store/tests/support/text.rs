@@ -1,15 +1,16 @@
 //! The scenario language: requests from lines of text, replies to text.
 
+use kvorum_api::authpb::{Permission, UserAddOptions, permission};
 use kvorum_api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kvorum_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use kvorum_api::etcdserverpb::request_op::Request;
-use kvorum_api::etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use kvorum_api::etcdserverpb::*;
 use kvorum_api::mvccpb::KeyValue;
 use kvorum_store::{Header, OpReply, RangeReply, Reply};
 use prost::Message;
 
 /// `\0` is a zero byte, `-` alone is nothing.
-fn bytes(word: &str) -> prost::bytes::Bytes {
+pub fn bytes(word: &str) -> prost::bytes::Bytes {
     if word == "-" { Vec::new().into() } else { word.replace("\\0", "\0").into_bytes().into() }
 }
 
@@ -178,6 +179,66 @@ pub fn show_range(range: &RangeReply) -> String {
 }
 
 /// A reply without its revision; nested ones indented.
+/// Requests of the Auth service.
+pub fn auth(words: &[&str]) -> InternalRaftRequest {
+    let word = |position: usize| words.get(position).copied().unwrap_or_default().to_owned();
+    let name = || if word(2) == "-" { String::new() } else { word(2) };
+    // What the server makes of a password before it proposes it.
+    let hashed_password = "aGFzaA==".to_owned();
+    let mut request = InternalRaftRequest::default();
+    match (words[0], words[1]) {
+        ("auth", "enable") => request.auth_enable = Some(AuthEnableRequest {}),
+        ("auth", "disable") => request.auth_disable = Some(AuthDisableRequest {}),
+        ("auth", "status") => request.auth_status = Some(AuthStatusRequest {}),
+        ("auth", "login") => {
+            let simple_token = "token".to_owned();
+            request.authenticate =
+                Some(InternalAuthenticateRequest { name: name(), simple_token, password: String::new() });
+        }
+        ("user", "add") => {
+            let no_password = word(3) == "nopassword";
+            let hashed_password = if no_password { String::new() } else { hashed_password };
+            let options = no_password.then_some(UserAddOptions { no_password });
+            request.auth_user_add =
+                Some(AuthUserAddRequest { name: name(), password: String::new(), options, hashed_password });
+        }
+        ("user", "del") => request.auth_user_delete = Some(AuthUserDeleteRequest { name: name() }),
+        ("user", "password") => {
+            request.auth_user_change_password =
+                Some(AuthUserChangePasswordRequest { name: name(), password: String::new(), hashed_password });
+        }
+        ("user", "grant") => {
+            request.auth_user_grant_role = Some(AuthUserGrantRoleRequest { user: name(), role: word(3) });
+        }
+        ("user", "revoke") => {
+            request.auth_user_revoke_role = Some(AuthUserRevokeRoleRequest { name: name(), role: word(3) });
+        }
+        ("user", "get") => request.auth_user_get = Some(AuthUserGetRequest { name: name() }),
+        ("user", "list") => request.auth_user_list = Some(AuthUserListRequest {}),
+        ("role", "add") => request.auth_role_add = Some(AuthRoleAddRequest { name: name() }),
+        ("role", "del") => request.auth_role_delete = Some(AuthRoleDeleteRequest { role: name() }),
+        ("role", "get") => request.auth_role_get = Some(AuthRoleGetRequest { role: name() }),
+        ("role", "list") => request.auth_role_list = Some(AuthRoleListRequest {}),
+        ("role", "grant") => {
+            let perm = words.get(3).map(|kind| Permission {
+                perm_type: permission::Type::from_str_name(kind).expect("a kind") as i32,
+                key: bytes(words[4]),
+                range_end: words.get(5).map(|end| bytes(end)).unwrap_or_default(),
+            });
+            request.auth_role_grant_permission = Some(AuthRoleGrantPermissionRequest { name: name(), perm });
+        }
+        ("role", "revoke") => {
+            request.auth_role_revoke_permission = Some(AuthRoleRevokePermissionRequest {
+                role: name(),
+                key: bytes(words[3]),
+                range_end: words.get(4).map(|end| bytes(end)).unwrap_or_default(),
+            });
+        }
+        other => panic!("unknown step {other:?}"),
+    }
+    request
+}
+
 pub fn show_reply(reply: &Reply) -> String {
     match reply {
         Reply::Range(range) => show_range(range),
@@ -200,6 +261,16 @@ pub fn show_reply(reply: &Reply) -> String {
         Reply::LeaseGrant { id, ttl_seconds } => format!("lease {id} ttl={ttl_seconds}"),
         Reply::Alarm(alarms) => {
             let list = alarms.iter().map(|alarm| format!("alarm {} member {}", alarm.alarm, alarm.member_id));
+            list.collect::<Vec<_>>().join("\n")
+        }
+        Reply::AuthStatus { enabled, revision } => format!("enabled={enabled} auth revision {revision}"),
+        Reply::Authenticated { token, auth_revision } => format!("token {} at {auth_revision}", token.0),
+        Reply::Names(names) => format!("[{}]", names.join(" ")),
+        Reply::Permissions(permissions) => {
+            let list = permissions.iter().map(|permission| {
+                let kind = permission.perm_type().as_str_name();
+                format!("{kind} {} {}", show(&permission.key), show(&permission.range_end))
+            });
             list.collect::<Vec<_>>().join("\n")
         }
         Reply::Empty | Reply::Compaction | Reply::LeaseRevoke | Reply::LeaseCheckpoint => "ok".to_owned(),

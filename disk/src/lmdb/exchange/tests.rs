@@ -228,7 +228,7 @@ fn a_crash_at_any_place_of_a_change_leaves_the_old_or_the_new() {
     // Behind the rename, with the old one still there.
     let prepared = backend.prepare(&file).unwrap();
     // What a crash leaves: this process gives the environment up under its temporary name.
-    fs::rename(&prepared.temporary, &prepared.target).unwrap();
+    fs::rename(&prepared.temporary, member.join("backend.1")).unwrap();
     drop(prepared);
     drop(backend);
     assert_eq!(names(&member), ["backend", "backend.1"]);

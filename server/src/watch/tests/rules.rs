@@ -294,3 +294,40 @@ fn progress_on_request_needs_every_watcher_synced() {
         assert_eq!(client.next().await.watch_id, -1);
     });
 }
+
+#[test]
+fn a_watch_whose_keys_may_no_longer_be_read_is_canceled_before_the_next_event() {
+    run(|| async {
+        let world = World::new(config());
+        world.put("b", "1");
+        let mut client = world.client();
+        for key in ["a", "b"] {
+            client.watched(create(key)).await;
+        }
+        // One that is still behind.
+        client.watched(WatchCreateRequest { start_revision: 2, ..create("b") }).await;
+        world.put("a", "1");
+        world.permit_below("b");
+        world.put("b", "2");
+        world.put("a", "2");
+        let mut canceled = Vec::new();
+        let mut events = 0;
+        while canceled.len() < 2 || events < 2 {
+            let response = client.next().await;
+            if response.canceled {
+                assert_eq!(
+                    response.cancel_reason,
+                    "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
+                );
+                canceled.push(response.watch_id);
+            } else {
+                // What came before may have been read before.
+                let may = response.watch_id == 0 || mod_revisions(&response.events) == [2];
+                assert!(may, "{response:?}");
+                events += if response.watch_id == 0 { response.events.len() } else { 0 };
+            }
+        }
+        assert_eq!(canceled, [1, 2]);
+        client.silent().await;
+    });
+}

@@ -20,7 +20,9 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
 use super::super::history::{HistoryFailure, HistoryFuture, HistorySource, HistoryWindow, PreviousRequest};
-use super::super::{HeaderSource, OutboxReceiver, StreamEnd, WatchConfig, WatchHub, WatchPublisher, serve_stream};
+use super::super::{
+    HeaderSource, OutboxReceiver, StreamEnd, WatchConfig, WatchHub, WatchPermits, WatchPublisher, serve_stream,
+};
 
 pub(super) const TERM: u64 = 7;
 
@@ -150,14 +152,42 @@ pub(super) struct World {
     pub(super) store: Arc<Mutex<Store>>,
     pub(super) publisher: WatchPublisher,
     pub(super) hub: Rc<WatchHub>,
+    permits: Rc<Permits>,
+}
+
+/// What `reader` may read: keys below one.
+#[derive(Default)]
+struct Permits {
+    generation: std::cell::Cell<u64>,
+    below: std::cell::RefCell<String>,
+}
+
+impl WatchPermits for Permits {
+    fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    fn permits(&self, user: Option<&str>, key: &[u8], range_end: &[u8]) -> bool {
+        let below = self.below.borrow();
+        let last = if range_end.is_empty() { key } else { range_end };
+        user == Some("reader") && key < below.as_bytes() && last <= below.as_bytes() && range_end != [0]
+    }
 }
 
 impl World {
     pub(super) fn new(config: WatchConfig) -> Self {
         let store = Arc::new(Mutex::new(Store { previous_known: true, ..Store::default() }));
         let publisher = WatchPublisher::new(1);
-        let hub = publisher.attach(config, Rc::new(Header), Rc::new(History(Arc::clone(&store))));
-        Self { store, publisher, hub }
+        let permits = Rc::new(Permits::default());
+        let hub = publisher.attach(config, Rc::new(Header), Rc::new(History(Arc::clone(&store))), permits.clone());
+        Self { store, publisher, hub, permits }
+    }
+
+    /// From now on `reader` may read nothing but what lies below this key.
+    pub(super) fn permit_below(&self, key: &str) {
+        *self.permits.below.borrow_mut() = key.to_owned();
+        self.permits.generation.set(self.permits.generation.get() + 1);
+        self.publisher.permissions_changed();
     }
 
     /// One transaction. Returns its revision.
@@ -175,7 +205,12 @@ impl World {
     pub(super) fn client(&self) -> Client {
         let (outbox, receiver) = self.hub.outbox();
         let (requests, incoming) = mpsc::unbounded_channel();
-        let service = tokio::task::spawn_local(serve_stream(Rc::clone(&self.hub), Requests(incoming), outbox));
+        let service = tokio::task::spawn_local(serve_stream(
+            Rc::clone(&self.hub),
+            Requests(incoming),
+            outbox,
+            Rc::new(|_, _| Ok(Some("reader".into()))),
+        ));
         Client { requests: Some(requests), receiver: Some(receiver), service, body: Vec::new(), ready: VecDeque::new() }
     }
 }

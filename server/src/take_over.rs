@@ -1,0 +1,77 @@
+//! A start on a directory that etcd wrote: told about in the log, and done by `disk`. Anything else is left alone.
+
+use std::time::{Duration, Instant};
+
+use kvorum_api::raftpb;
+use kvorum_api::raftpb::EntryType;
+use kvorum_disk::Generation;
+use kvorum_disk::directory::{self, DirectoryError, Found, Places, TakeOver, TakeOverStep};
+use kvorum_disk::lmdb::LmdbOptions;
+
+use kvorum_store::{Received, StoreConfig};
+
+use crate::config::Config;
+use crate::start::StartError;
+
+/// Time between two words about the progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Makes the directory ours if it is etcd's. The caller keeps other members out of it.
+pub fn settle(config: &Config) -> Result<(), StartError> {
+    let places = Places { member: config.member_dir(), wal: config.effective_wal_dir() };
+    let failed = |error: DirectoryError| StartError::new("taking over the data of etcd", error);
+    match directory::find(&places).map_err(failed)? {
+        Found::Nothing => Ok(()),
+        Found::TakenOver => {
+            tracing::info!("a take-over of etcd's data was cut off behind its end; removing etcd's database");
+            directory::finish(&places).map_err(failed)
+        }
+        Found::Etcd => {
+            let began = Instant::now();
+            let (mut total, mut told) = (0, Instant::now());
+            let mut progress = |step| match step {
+                TakeOverStep::Begun { database, bytes } => {
+                    total = bytes;
+                    tracing::info!(path = %database.display(), bytes, "taking over the data of etcd");
+                }
+                TakeOverStep::Copied { bytes } => {
+                    if told.elapsed() >= PROGRESS_INTERVAL {
+                        told = Instant::now();
+                        tracing::info!(bytes, of = total, "taking over: copied");
+                    }
+                }
+                TakeOverStep::Prepared => tracing::info!("taking over: the copy is whole and compared"),
+                TakeOverStep::Switched => tracing::info!("taking over: removing etcd's database"),
+                TakeOverStep::Removed => tracing::info!(took = ?began.elapsed(), "took over the data of etcd"),
+            };
+            directory::take_over(TakeOver {
+                places: &places,
+                options: LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync },
+                check_entry: &check_entry,
+                check_store: &|generation| check_store(config, generation),
+                progress: &mut progress,
+            })
+            .map_err(failed)
+        }
+    }
+}
+
+/// Reads the whole store as the start will.
+fn check_store(config: &Config, generation: &Generation) -> Result<(), String> {
+    let store = StoreConfig {
+        member_id: 0,
+        value_budget_bytes: 0,
+        quota_bytes: None,
+        lease_ttl_seconds_min: 1,
+        lease_checkpoint_persist: config.feature_gates.lease_checkpoint_persist,
+        learners_max: usize::MAX,
+    };
+    Received::read(&store, generation).map(drop).map_err(|error| error.to_string())
+}
+
+fn check_entry(entry: &raftpb::Entry) -> Result<(), String> {
+    match (entry.r#type(), &entry.data) {
+        (EntryType::EntryNormal, Some(data)) if !data.is_empty() => kvorum_store::check_entry_data(data),
+        _ => Ok(()),
+    }
+}
