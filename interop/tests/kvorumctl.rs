@@ -15,14 +15,6 @@ use kvorum_interop::transcript::{Outcome, Session, Step, difference, parse};
 /// Command lines that take longer are named: the whole must stay quick.
 const SLOW_MIN: Duration = Duration::from_secs(1);
 
-/// What a script runs against.
-#[derive(Clone, Copy)]
-enum Server {
-    Kvorum,
-    /// For what Kvorum does not serve yet.
-    Etcd,
-}
-
 /// The programs to compare; None when Go is missing.
 fn programs() -> Option<(PathBuf, PathBuf)> {
     static ETCDCTL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
@@ -31,14 +23,10 @@ fn programs() -> Option<(PathBuf, PathBuf)> {
     Some((etcdctl, found.map_or_else(tools::kvorumctl, PathBuf::from)))
 }
 
-fn compare(server: Server, script: &str) {
+fn compare(script: &str) {
     let steps = parse(script).expect("the script must be one");
     let Some((etcdctl, kvorumctl)) = programs() else { return };
-    let binary = match server {
-        Server::Kvorum => tools::server_under_test(),
-        Server::Etcd => tools::released("etcd"),
-    };
-    let Some(binary) = tools::or_skip(binary) else { return };
+    let Some(binary) = tools::or_skip(tools::server_under_test()) else { return };
     let mut member = Member::start(Kind::Server, &binary, &[]).expect("the server must start");
     let url = member.url().to_owned();
     let expected = transcript(&etcdctl, &steps, &url);
@@ -83,47 +71,47 @@ fn run_all(session: &mut Session, steps: &[Step]) -> Vec<Result<Outcome, String>
 
 #[test]
 fn keys() {
-    compare(Server::Kvorum, include_str!("kvorumctl/keys.txt"));
+    compare(include_str!("kvorumctl/keys.txt"));
 }
 
 #[test]
 fn transactions() {
-    compare(Server::Kvorum, include_str!("kvorumctl/transactions.txt"));
+    compare(include_str!("kvorumctl/transactions.txt"));
 }
 
 #[test]
 fn watches() {
-    compare(Server::Kvorum, include_str!("kvorumctl/watches.txt"));
+    compare(include_str!("kvorumctl/watches.txt"));
 }
 
 #[test]
 fn leases_locks_and_elections() {
-    compare(Server::Kvorum, include_str!("kvorumctl/leases.txt"));
+    compare(include_str!("kvorumctl/leases.txt"));
 }
 
 #[test]
 fn command_line() {
-    compare(Server::Kvorum, include_str!("kvorumctl/command_line.txt"));
+    compare(include_str!("kvorumctl/command_line.txt"));
 }
 
 #[test]
 fn members() {
-    compare(Server::Kvorum, include_str!("kvorumctl/members.txt"));
+    compare(include_str!("kvorumctl/members.txt"));
 }
 
 #[test]
 fn maintenance() {
-    compare(Server::Kvorum, include_str!("kvorumctl/maintenance.txt"));
+    compare(include_str!("kvorumctl/maintenance.txt"));
 }
 
 #[test]
 fn users_and_roles() {
-    compare(Server::Etcd, include_str!("kvorumctl/auth.txt"));
+    compare(include_str!("kvorumctl/auth.txt"));
 }
 
 #[test]
 fn defragmentation() {
-    compare(Server::Etcd, include_str!("kvorumctl/defrag.txt"));
+    compare(include_str!("kvorumctl/defrag.txt"));
 }
 
 /// Runs steps that must succeed, or go on until their interrupt.

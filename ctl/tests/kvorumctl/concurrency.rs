@@ -1,6 +1,7 @@
 //! `lock` and `elect`: waiting in line, commands, signals.
 
 use super::world::{Going, World};
+use rustix::process::Signal;
 
 #[test]
 fn a_lock_is_held_until_a_signal() {
@@ -13,17 +14,17 @@ fn a_lock_is_held_until_a_signal() {
     let second = world.spawn("lock l -w json");
     // It is in line once its key is there: type, key and value.
     line.lines(6);
-    first.signal("-TERM");
+    first.signal(Signal::TERM);
     assert_eq!(first.finish().code, 0);
     assert!(second.line().contains("\"kvs\":[{\"key\":"), "the second has it now");
     let third = world.spawn("lock l");
     // The first one's key is deleted, and the third's comes.
     line.lines(6);
     // Who gives up while waiting leaves no place behind.
-    third.signal("-INT");
+    third.signal(Signal::INT);
     let answer = third.finish();
     assert_eq!((answer.code, answer.errors.as_str()), (1, "Error: context canceled"));
-    second.signal("-INT");
+    second.signal(Signal::INT);
     assert_eq!(second.finish().code, 0);
     assert_eq!(world.output("get --prefix l/"), "");
     assert_eq!(world.output("lease list"), "found 0 leases\n");
@@ -47,7 +48,7 @@ fn a_command_runs_under_the_lock() {
     let script = format!("mkfifo {0}; echo begun; cat {0}; echo ended", pipe.display());
     let going = Going::start(world.command(&["lock", "l", "--", "sh", "-c", &script]));
     assert_eq!(going.line(), "begun");
-    going.signal("-TERM");
+    going.signal(Signal::TERM);
     assert_ne!(world.output("get --prefix l/"), "");
     std::fs::write(&pipe, "").expect("it is read");
     assert_eq!(going.line(), "ended");
@@ -65,13 +66,13 @@ fn one_leads_and_the_others_watch() {
     assert_eq!(observer.lines(2), [key.as_str(), "one"]);
     let second = world.spawn("elect e two");
     line.lines(6);
-    first.signal("-INT");
+    first.signal(Signal::INT);
     assert_eq!(first.finish().code, 0);
     assert_eq!((second.line(), second.line()), (observer.line(), "two".to_owned()));
     assert_eq!(observer.line(), "two");
-    observer.signal("-TERM");
+    observer.signal(Signal::TERM);
     assert_eq!(observer.finish().code, 0);
-    second.signal("-TERM");
+    second.signal(Signal::TERM);
     assert_eq!(second.finish().code, 0);
     assert_eq!(world.output("get --prefix e/"), "");
     for (line, text) in [

@@ -1,5 +1,6 @@
 //! A member in this process, and `kvorumctl` in others that speak with it.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -129,9 +130,8 @@ impl Going {
         self.errors.recv_timeout(LONG).expect("a line of errors")
     }
 
-    pub fn signal(&self, name: &str) {
-        let kill = Command::new("kill").args([name, &self.child.id().to_string()]).status();
-        assert!(kill.expect("kill runs").success());
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
     /// Closes its input and waits for its end.
