@@ -52,6 +52,8 @@ async fn snapshots(world: World) {
     for number in 0..20 {
         client.put(format!("k{number}"), vec![number; 100_000]).await.unwrap();
     }
+    let storage_version = async || client.maintenance().status().await.unwrap().storage_version;
+    let before = storage_version().await;
     let mut snapshot = client.maintenance().snapshot().await.unwrap();
     let mut bytes = 0;
     let mut pieces = 0;
@@ -63,7 +65,10 @@ async fn snapshots(world: World) {
     assert!(snapshot.next().await.unwrap().is_none());
     assert_eq!(snapshot.remaining_bytes(), Some(0));
     if world.kind == Kind::Etcd37 {
-        assert!(snapshot.version().starts_with("3."), "{}", snapshot.version());
+        // A young etcd has none yet, of which its status says 3.5.
+        let (version, after) = (snapshot.version(), storage_version().await);
+        let may_be_young = before == "3.5.0" && version.is_empty();
+        assert!(may_be_young || version == before || version == after, "{before}, {version}, {after}");
     }
     // One that is broken off says so.
     let mut snapshot = Client::connect([world.proxy.url()]).await.unwrap().maintenance().snapshot().await.unwrap();
