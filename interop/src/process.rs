@@ -6,11 +6,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ports::free_port;
 
@@ -226,6 +228,32 @@ impl Drop for Member {
             eprintln!("{}", log_tail(&kept));
         }
     }
+}
+
+/// Sees to it that SIGINT ends the children of this process, which a shell lets its background jobs ignore: children inherit
+/// that, and lose it only where their parent catches the signal.
+///
+/// # Panics
+/// When signals cannot be caught.
+pub fn let_children_be_interrupted() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if is_interrupt_ignored() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let _inside = runtime.enter();
+            // Caught from now on, whether somebody listens or not.
+            drop(signal(SignalKind::interrupt()).expect("SIGINT can be caught"));
+        }
+    });
+}
+
+/// From the mask of ignored signals that Linux tells; elsewhere none is known to be.
+fn is_interrupt_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let bit = SignalKind::interrupt().as_raw_value() - 1;
+    mask >> bit & 1 == 1
 }
 
 struct Launched {

@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::ports::free_port;
+use crate::process::let_children_be_interrupted;
 
 /// How long one command may take.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(30);
@@ -514,6 +515,7 @@ fn replace(text: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 
 /// Runs a command to its end, or until it printed so many lines, when it is interrupted.
 fn run(mut command: Command, input: Vec<u8>, lines: Option<usize>) -> Result<Outcome, String> {
+    let_children_be_interrupted();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
     let mut stdin = child.stdin.take().expect("stdin was piped");

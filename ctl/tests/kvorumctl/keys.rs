@@ -83,8 +83,7 @@ fn a_range_is_deleted_after_a_warning_that_can_be_heeded() {
     let going = world.spawn("del a b");
     let warning = going.error_line();
     assert!(warning.starts_with("Warning: all keys from \"a\" to \"b\" will be deleted in 2 seconds"), "{warning}");
-    // Not SIGINT, which a shell lets its background jobs ignore, and they their children.
-    going.signal(Signal::TERM);
+    going.signal(Signal::INT);
     assert_eq!(going.finish().code, -1);
     assert_eq!(world.output("get a"), "a\n1\n");
 }

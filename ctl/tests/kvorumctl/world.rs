@@ -1,11 +1,12 @@
 //! A member in this process, and `kvorumctl` in others that speak with it.
 
-use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use kvorum_interop::process::let_children_be_interrupted;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Far above what anything takes: reaching it means that it hangs.
@@ -40,6 +41,7 @@ impl World {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
+        let_children_be_interrupted();
         let mut command = Command::new(env!("CARGO_BIN_EXE_kvorumctl"));
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
