@@ -19,7 +19,9 @@ use tokio::net::TcpStream;
 
 use crate::auth::Credentials;
 use crate::grpc::{MessageReader, Responder, Status, answer_content_type, parse_timeout};
-use crate::limits::{CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, STREAM_WINDOW_BYTES};
+use crate::limits::{
+    CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, REQUEST_END_SECONDS_MAX, STREAM_WINDOW_BYTES,
+};
 use crate::metrics::GrpcMethod;
 use crate::pages;
 use crate::payload::Payload;
@@ -291,7 +293,12 @@ fn begin_call(
         return services::begin_stream(worker, call, messages, respond);
     }
     match messages.poll_message(context) {
-        Poll::Ready(message) => finish_request(worker, call, message, respond),
+        Poll::Ready(message) => {
+            finish_request(worker, call, message, respond);
+            if !messages.is_at_end() {
+                tokio::task::spawn_local(await_end(messages));
+            }
+        }
         Poll::Pending => {
             let worker = Rc::clone(worker);
             tokio::task::spawn_local(async move {
@@ -300,9 +307,19 @@ fn begin_call(
                     () = services::reached(call.deadline) => Some(Err(Status::deadline_exceeded())),
                 };
                 finish_request(&worker, call, message, respond);
+                await_end(messages).await;
             });
         }
     }
+}
+
+/// Keeps the stream of a unary call until its request has ended. Some clients (hyper) end it with a frame of its own, which
+/// the answer may overtake. h2 would reset a stream that nobody reads when it is answered, and close the whole connection
+/// for "too many internal resets" after some thousand frames for streams that it has forgotten.
+async fn await_end(mut messages: MessageReader) {
+    let end = poll_fn(|context| messages.poll_end(context));
+    // One that never ends its request is reset, as are all that send more than one message.
+    drop(tokio::time::timeout(Duration::from_secs(REQUEST_END_SECONDS_MAX), end).await);
 }
 
 fn finish_request(worker: &Rc<Worker>, call: Call, message: Option<Result<Bytes, Status>>, respond: Responder) {

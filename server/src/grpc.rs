@@ -267,6 +267,23 @@ impl MessageReader {
         }
     }
 
+    /// The body has ended, so that no frame of it is to come.
+    pub fn is_at_end(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    /// Waits for the end of a body whose message is there. More of it is not taken: what it says is not wanted.
+    pub fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.is_at_end() {
+            match std::task::ready!(self.body.poll_data(context)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(_) => return Poll::Ready(()),
+                None => self.ended = true,
+            }
+        }
+        Poll::Ready(())
+    }
+
     fn push(&mut self, data: Bytes) {
         if self.chunk.is_empty() && self.buffer.is_empty() {
             self.chunk = data;

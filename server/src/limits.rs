@@ -55,6 +55,10 @@ pub const STOP_GRACE_MILLISECONDS: u64 = 500;
 /// How long a peer may take to show which protocol it speaks.
 pub const PREFACE_SECONDS_MAX: u64 = 10;
 
+/// How long the client of a unary call may take to end its request after its message; then the stream is reset when it is
+/// answered.
+pub const REQUEST_END_SECONDS_MAX: u64 = 10;
+
 /// How long a client that was told to go may take to close its connection; grpc-go waits as long.
 pub const GO_AWAY_MILLISECONDS: u64 = 1000;
 
