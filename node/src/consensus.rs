@@ -363,6 +363,9 @@ impl Consensus {
 
     /// One heartbeat interval has passed.
     pub fn tick(&mut self) {
+        if self.must_not_win_yet() {
+            return;
+        }
         self.raw.tick();
         self.keep_our_election_timeout();
     }
@@ -370,10 +373,16 @@ impl Consensus {
     /// Starts an election now, as the only voter does after its start instead of waiting for the timeout.
     pub fn campaign(&mut self) {
         // A refused campaign is no error: the election timeout tries again.
-        if self.raw.campaign().is_err() {
+        if self.must_not_win_yet() || self.raw.campaign().is_err() {
             return;
         }
         self.keep_our_election_timeout();
+    }
+
+    /// The only voter leads as soon as it stands for election, and the raft crate stops if the log of a new leader is not on
+    /// disk. Others ask for votes first, and only once it is.
+    fn must_not_win_yet(&self) -> bool {
+        self.role() != Role::Leader && self.is_single_voter() && !fences::LogView::is_persisted(&self.raw)
     }
 
     /// Whether this member is the cluster's only voter.
@@ -752,6 +761,14 @@ impl fences::LogView for RawNode<LogWindow> {
 
     fn is_leader(&self) -> bool {
         self.raft.state == StateRole::Leader
+    }
+
+    fn is_single_voter(&self) -> bool {
+        self.raft.prs().is_singleton()
+    }
+
+    fn is_persisted(&self) -> bool {
+        self.raft.raft_log.persisted == self.raft.raft_log.last_index()
     }
 
     /// raft says 0 for an entry that its log no longer holds.

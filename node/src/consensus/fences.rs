@@ -6,6 +6,9 @@ use raft::eraftpb::MessageType;
 
 use super::convert::{decode_conf_change, to_raft_message_type};
 
+/// Terms and indexes beyond this are nobody's: they grow by one, and raft adds to them without looking.
+const POSITION_MAX: u64 = i64::MAX as u64;
+
 /// What the fences need to know of the log.
 pub(super) trait LogView {
     fn last_index(&self) -> u64;
@@ -13,6 +16,10 @@ pub(super) trait LogView {
     /// The term this member is in.
     fn current_term(&self) -> u64;
     fn is_leader(&self) -> bool;
+    /// Alone it wins an election the moment that it begins one.
+    fn is_single_voter(&self) -> bool;
+    /// Whether all of the log is on disk.
+    fn is_persisted(&self) -> bool;
     /// `None` where the log no longer reaches.
     fn term(&self, index: u64) -> Option<u64>;
 }
@@ -23,10 +30,21 @@ pub(super) fn check(message: &raftpb::Message, log: &impl LogView) -> Result<Mes
     if message.from.unwrap_or(0) == 0 {
         return Err(format!("{kind:?} without a sender"));
     }
+    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
+    let positions = [message.term, message.log_term, message.index, message.commit, message.reject_hint];
+    let of_snapshot = metadata.map_or([None; 2], |metadata| [metadata.index, metadata.term]);
+    if positions.iter().chain(&of_snapshot).flatten().any(|position| *position > POSITION_MAX) {
+        return Err(format!("{kind:?} with a term or an index beyond all that are used"));
+    }
     let sent_in = message.term.unwrap_or(0);
+    // What is passed on to the leader carries no term, everything else does; raft stops where it has to send the answer.
+    let is_passed_on = matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex);
+    if is_passed_on != (sent_in == 0) {
+        return Err(format!("{kind:?} of term {sent_in}"));
+    }
     match kind {
         // Of a leader whose term is over: raft tells it so and looks at nothing else.
-        MessageType::MsgAppend | MessageType::MsgHeartbeat if sent_in != 0 && sent_in < log.current_term() => {}
+        MessageType::MsgAppend | MessageType::MsgHeartbeat if sent_in < log.current_term() => {}
         // For a leader that this member was before it lost the end of its log: raft passes it over.
         MessageType::MsgAppendResponse if !log.is_leader() || sent_in < log.current_term() => {}
         MessageType::MsgPropose => check_proposal(&message.entries)?,
@@ -48,6 +66,19 @@ pub(super) fn check(message: &raftpb::Message, log: &impl LogView) -> Result<Mes
                     log.last_index()
                 ));
             }
+        }
+        // Raft stops if it is to lead with a log that is not on disk yet. It asks for votes only once it is.
+        MessageType::MsgRequestVoteResponse if !log.is_leader() && !log.is_persisted() => {
+            return Err("a vote that was not asked for".to_owned());
+        }
+        MessageType::MsgTimeoutNow | MessageType::MsgRequestPreVoteResponse
+            if log.is_single_voter() && !log.is_persisted() =>
+        {
+            return Err(format!("{kind:?} for the only voter, whose log is still being written"));
+        }
+        // Raft would pass it on as it came, and stops at its term.
+        MessageType::MsgTransferLeader if !log.is_leader() => {
+            return Err("a transfer of leadership for a member that does not lead".to_owned());
         }
         MessageType::MsgSnapshot => check_snapshot(message.snapshot.as_ref())?,
         _ => {}
@@ -74,9 +105,16 @@ fn check_proposal(entries: &[raftpb::Entry]) -> Result<(), String> {
 fn check_append(message: &raftpb::Message, log: &impl LogView) -> Result<(), String> {
     let mut term = message.log_term.unwrap_or(0);
     let mut index = message.index.unwrap_or(0);
+    // raft takes an index that its log does not reach for one of term 0, and would append behind the gap.
+    if (index == 0) != (term == 0) {
+        return Err(format!("an append after entry {index} of term {term}"));
+    }
     for entry in &message.entries {
         let (entry_index, entry_term) = (entry.index.unwrap_or(0), entry.term.unwrap_or(0));
-        if entry_index != index + 1 || entry_term < term || entry_term > message.term.unwrap_or(0) {
+        if Some(entry_index) != index.checked_add(1)
+            || entry_term < term.max(1)
+            || entry_term > message.term.unwrap_or(0)
+        {
             return Err(format!(
                 "an append with entry {entry_index} of term {entry_term} after entry {index} of term {term}"
             ));
@@ -101,7 +139,7 @@ fn check_snapshot(snapshot: Option<&raftpb::Snapshot>) -> Result<(), String> {
         return Err("a snapshot without a position".to_owned());
     }
     let state = metadata.conf_state.as_ref().ok_or("a snapshot without a configuration")?;
-    if !state.voters_outgoing.is_empty() || !state.learners_next.is_empty() {
+    if !state.voters_outgoing.is_empty() || !state.learners_next.is_empty() || state.auto_leave() {
         return Err("a snapshot in a joint configuration, which etcd does not use".to_owned());
     }
     let mut ids: Vec<u64> = state.voters.iter().chain(&state.learners).copied().collect();

@@ -390,17 +390,31 @@ fn what_would_stop_the_raft_crate_is_refused() {
     let entry = |index, term| raftpb::Entry { index: Some(index), term: Some(term), ..raftpb::Entry::default() };
     let append =
         |index, entries| raftpb::Message { index: Some(index), log_term: Some(1), entries, ..message(Kind::MsgApp) };
+    // Only a joint configuration is left by itself.
+    let state = raftpb::ConfState { voters: vec![1, 2], auto_leave: Some(true), ..raftpb::ConfState::default() };
+    let metadata = raftpb::SnapshotMetadata { conf_state: Some(state), index: Some(last + 5), term: Some(2) };
+    let leaving = raftpb::Snapshot { data: None, metadata: Some(metadata) };
     let refused = [
         message(Kind::MsgHup),
-        message(Kind::MsgProp),
-        message(Kind::MsgReadIndex),
+        raftpb::Message { term: None, ..message(Kind::MsgProp) },
+        raftpb::Message { term: None, ..message(Kind::MsgReadIndex) },
+        raftpb::Message { entries: vec![entry(0, 0)], ..message(Kind::MsgProp) },
+        raftpb::Message { term: Some(0), ..message(Kind::MsgVote) },
+        raftpb::Message { term: None, ..message(Kind::MsgAppResp) },
+        raftpb::Message { term: Some(u64::MAX), ..message(Kind::MsgTimeoutNow) },
+        raftpb::Message { reject_hint: Some(u64::MAX), ..message(Kind::MsgAppResp) },
+        message(Kind::MsgTransferLeader),
         message(Kind::MsgSnap),
+        raftpb::Message { snapshot: Some(leaving), ..message(Kind::MsgSnap) },
         raftpb::Message { r#type: Some(77), ..message(Kind::MsgApp) },
         raftpb::Message { commit: Some(last + 1), ..message(Kind::MsgHeartbeat) },
         raftpb::Message { from: None, ..message(Kind::MsgVote) },
         append(3, vec![entry(5, 2)]),
         append(3, vec![entry(4, 9)]),
         append(4, vec![entry(5, 1)]),
+        raftpb::Message { log_term: Some(0), commit: Some(last + 9), ..append(last + 9, vec![]) },
+        append(u64::MAX, vec![entry(0, 2)]),
+        raftpb::Message { log_term: Some(0), ..append(0, vec![entry(1, 0)]) },
     ];
     for message in refused {
         let text = format!("{message:?}");
@@ -413,6 +427,33 @@ fn what_would_stop_the_raft_crate_is_refused() {
     assert!(cluster.member(2).handle_message(beyond).is_ok());
     cluster.propose(1, 1);
     assert_eq!(cluster.applied[0], cluster.applied[1]);
+}
+
+/// The raft crate stops if a new leader's log is not on disk, and the only voter leads as soon as its time is up.
+#[test]
+fn the_only_voter_stands_for_election_when_its_log_is_on_disk() {
+    let config = ConsensusConfig { member_id: 2, election_ticks: 10, pre_vote: true, seed: 1 };
+    let mut consensus = Consensus::new(&config, Start::empty()).expect("a valid start");
+    let state = raftpb::ConfState { voters: vec![2], ..raftpb::ConfState::default() };
+    let metadata = raftpb::SnapshotMetadata { conf_state: Some(state), index: Some(9), term: Some(3) };
+    let snapshot = raftpb::Message {
+        r#type: Some(raftpb::MessageType::MsgSnap as i32),
+        from: Some(1),
+        term: Some(3),
+        snapshot: Some(raftpb::Snapshot { data: None, metadata: Some(metadata) }),
+        ..raftpb::Message::default()
+    };
+    consensus.handle_message(snapshot.clone()).expect("a snapshot");
+    let persist = consensus.poll_persist().expect("it is to be persisted");
+    (0..40).for_each(|_| consensus.tick());
+    consensus.campaign();
+    let now = raftpb::Message { r#type: Some(raftpb::MessageType::MsgTimeoutNow as i32), snapshot: None, ..snapshot };
+    assert!(consensus.handle_message(now).is_err());
+    assert_eq!(consensus.role(), Role::Follower);
+    consensus.handle_persisted(persist.number);
+    (0..40).for_each(|_| consensus.tick());
+    settle(&mut consensus);
+    assert_eq!(consensus.role(), Role::Leader);
 }
 
 #[test]
