@@ -1,6 +1,9 @@
 //! Transactions nested deeper than the protobuf library reads. It gives up after 100 nested messages, which are 49 levels;
 //! etcd counts each level as an operation and takes 128 of them unless told otherwise. Here the levels are taken apart, and
 //! the library reads what is in them. It accepts nothing else than the library would without its limit.
+//!
+//! The same holds of the entry around a request: a message that is read by itself, at the limit, must be read within its
+//! entry as well, or all members stop at it.
 
 use bytes::Bytes;
 use kvorum_api::etcdserverpb::request_op::Request;
@@ -15,7 +18,11 @@ const LEVELS_MAX: usize = 128;
 const TXN_SUCCESS: u64 = 2;
 const TXN_FAILURE: u64 = 3;
 const OP_TXN: u64 = 4;
+const INTERNAL_RANGE: u64 = 3;
+const INTERNAL_PUT: u64 = 4;
+const INTERNAL_DELETE_RANGE: u64 = 5;
 const INTERNAL_TXN: u64 = 6;
+const INTERNAL_COMPACTION: u64 = 7;
 
 /// Reads a transaction that a client sent.
 ///
@@ -29,7 +36,8 @@ pub fn decode_txn(message: &Bytes) -> Result<TxnRequest, DecodeError> {
     })
 }
 
-/// Reads an entry of the log: whatever [`decode_txn`] takes, it takes within its entry. An entry in v2 form becomes what took
+/// Reads an entry of the log: whatever is taken by itself, by [`decode_txn`] or as another request that a client's bytes
+/// are put into the log for, is taken within its entry. An entry in v2 form becomes what took
 /// its place.
 ///
 /// # Errors
@@ -44,6 +52,12 @@ pub fn decode_request(message: &Bytes) -> Result<InternalRaftRequest, DecodeErro
         for field in Fields::of(message) {
             match field.nested {
                 Some((INTERNAL_TXN, txn)) => merge_txn(request.txn.get_or_insert_default(), &txn, LEVELS_MAX)?,
+                Some((INTERNAL_RANGE, range)) => request.range.get_or_insert_default().merge(range)?,
+                Some((INTERNAL_PUT, put)) => request.put.get_or_insert_default().merge(put)?,
+                Some((INTERNAL_DELETE_RANGE, range)) => request.delete_range.get_or_insert_default().merge(range)?,
+                Some((INTERNAL_COMPACTION, compaction)) => {
+                    request.compaction.get_or_insert_default().merge(compaction)?
+                }
                 _ => request.merge(field.whole)?,
             }
         }
@@ -181,6 +195,21 @@ mod tests {
                 }
             }
             assert!(decode_txn(&message.into()).is_err());
+        }
+    }
+
+    /// A client may send what this version does not know, nested as deeply as the library takes it.
+    #[test]
+    fn what_is_read_by_itself_is_read_within_its_entry() {
+        let groups = |count: usize| [vec![0x7b; count], vec![0x7c; count]].concat();
+        let deepest = (1..200).rev().find(|count| PutRequest::decode(groups(*count).as_slice()).is_ok());
+        let unknown = groups(deepest.expect("some are taken"));
+        for kind in [INTERNAL_RANGE, INTERNAL_PUT, INTERNAL_DELETE_RANGE, INTERNAL_TXN, INTERNAL_COMPACTION] {
+            let mut entry = vec![(kind << 3 | 2) as u8];
+            prost::encoding::encode_varint(unknown.len() as u64, &mut entry);
+            entry.extend(&unknown);
+            assert!(InternalRaftRequest::decode(entry.as_slice()).is_err(), "the library alone would not");
+            assert!(decode_request(&entry.into()).is_ok(), "{kind}");
         }
     }
 
