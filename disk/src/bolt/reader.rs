@@ -378,6 +378,10 @@ fn read_meta(file: &dyn File, path: &Path, length: u64) -> Result<Meta, BoltErro
     if !page_bytes.is_power_of_two() || !(format::PAGE_BYTES_MIN..=format::PAGE_BYTES_MAX).contains(&page_bytes) {
         return Err(BoltError::malformed(path, page, format!("pages of {page_bytes} bytes")));
     }
+    // Two are meta pages, and the bucket of all buckets needs one.
+    if meta.page_count < 3 {
+        return Err(BoltError::malformed(path, page, format!("{} pages", meta.page_count)));
+    }
     if meta.page_count > length / u64::from(meta.page_bytes) {
         let reason = format!("{} pages of {page_bytes} bytes do not fit into {length} bytes", meta.page_count);
         return Err(BoltError::malformed(path, page, reason));

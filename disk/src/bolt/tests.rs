@@ -199,6 +199,19 @@ fn the_newer_whole_meta_page_counts() {
 
 const HEADER_OFFSET_OF_ROOT: usize = format::HEADER_BYTES + 16;
 
+/// A meta page may be whole and say that there is nothing.
+#[test]
+fn a_file_without_room_for_a_root_is_refused() {
+    for page_count in 0..3 {
+        let freelist = format::NO_FREELIST;
+        let meta = Meta { page_bytes: 4096, root: 2, sequence: 0, freelist, page_count, transaction: 4 };
+        let mut file = inline_bucket();
+        file[..4096].copy_from_slice(&meta.page());
+        let error = read(&file_system_with(&file)).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("{page_count} pages")), "{error}");
+    }
+}
+
 /// A file whose freelist says what `pages` says, in a page behind all others, and that has `unused` more pages.
 fn with_freelist(long: bool, pages: &[u64], unused: u64) -> Vec<u8> {
     let mut file = inline_bucket();

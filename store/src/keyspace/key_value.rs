@@ -13,11 +13,12 @@ pub struct KeyValueParts<'a> {
 }
 
 impl<'a> KeyValueParts<'a> {
-    /// Reads an encoded `KeyValue`; unknown fields are passed over. `None` if it is malformed.
+    /// Reads an encoded `KeyValue` as prost does; unknown fields are passed over. `None` if it is malformed, and for groups,
+    /// which nobody writes.
     pub fn parse(mut bytes: &'a [u8]) -> Option<Self> {
         let mut parts = Self::default();
         while !bytes.is_empty() {
-            let tag = take_varint(&mut bytes)?;
+            let tag = u32::try_from(take_varint(&mut bytes)?).ok()?;
             match (tag >> 3, tag & 7) {
                 (1, 2) => parts.key = take_bytes(&mut bytes)?,
                 (2, 0) => parts.create_revision = take_varint(&mut bytes)? as i64,
@@ -25,6 +26,8 @@ impl<'a> KeyValueParts<'a> {
                 (4, 0) => parts.version = take_varint(&mut bytes)? as i64,
                 (5, 2) => parts.value = take_bytes(&mut bytes)?,
                 (6, 0) => parts.lease = take_varint(&mut bytes)? as i64,
+                // No field has this number, and those above have these types.
+                (0..=6, _) => return None,
                 (_, 0) => drop(take_varint(&mut bytes)?),
                 (_, 1) => bytes = bytes.get(8..)?,
                 (_, 2) => drop(take_bytes(&mut bytes)?),
@@ -104,6 +107,10 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for position in 0..10 {
         let byte = *bytes.get(position)?;
+        // The tenth byte has one bit of the number.
+        if position == 9 && byte > 1 {
+            return None;
+        }
         value |= u64::from(byte & 0x7f) << (7 * position);
         if byte < 0x80 {
             *bytes = &bytes[position + 1..];
@@ -162,5 +169,13 @@ mod tests {
         assert_eq!(KeyValueParts::parse(&[0x10]), None);
         assert_eq!(KeyValueParts::parse(&[0x0b]), None);
         assert_eq!(KeyValueParts::parse(&[0xff; 11]), None);
+        // What prost refuses is refused here as well: other types, field 0, numbers and tags that are too long.
+        for bytes in [&[0x08, 1][..], &[0x12, 0], &[0x00, 0], &[0x80, 0x80, 0x80, 0x80, 0x10, 0]] {
+            assert!(KeyValue::decode(bytes).is_err());
+            assert_eq!(KeyValueParts::parse(bytes), None, "{bytes:?}");
+        }
+        let too_long = [0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2];
+        assert!(KeyValue::decode(&too_long[..]).is_err());
+        assert_eq!(KeyValueParts::parse(&too_long), None);
     }
 }
