@@ -217,9 +217,8 @@ fn percent_encode(text: &str) -> String {
     encoded
 }
 
-/// Reads length-prefixed messages from a request body.
-pub struct MessageReader {
-    body: RecvStream,
+/// Takes length-prefixed messages out of bytes that come in pieces.
+pub struct MessageFrames {
     buffer: BytesMut,
     /// A chunk that is exactly what was asked for is handed out without a copy.
     chunk: Bytes,
@@ -227,26 +226,31 @@ pub struct MessageReader {
     /// What the request said of compression; `None` for identity.
     encoding: Option<HeaderValue>,
     unary: bool,
+}
+
+/// Reads length-prefixed messages from a request body.
+pub struct MessageReader {
+    body: RecvStream,
+    frames: MessageFrames,
     ended: bool,
 }
 
 impl MessageReader {
     /// `encoding` is the request's `grpc-encoding`.
     pub fn new(body: RecvStream, message_bytes_max: usize, encoding: Option<&HeaderValue>, unary: bool) -> Self {
-        let encoding = encoding.filter(|encoding| !matches!(encoding.as_bytes(), b"" | b"identity")).cloned();
-        Self { body, buffer: BytesMut::new(), chunk: Bytes::new(), message_bytes_max, encoding, unary, ended: false }
+        Self { body, frames: MessageFrames::new(message_bytes_max, encoding, unary), ended: false }
     }
 
     /// The next message, `None` at the end of the body.
     pub fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
-            match self.take_message() {
+            match self.frames.take_message() {
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
                 Ok(None) => {}
                 Err(status) => return Poll::Ready(Some(Err(status))),
             }
             if self.ended {
-                return Poll::Ready(self.end());
+                return Poll::Ready(self.frames.end());
             }
             match self.body.poll_data(context) {
                 Poll::Pending => return Poll::Pending,
@@ -254,12 +258,11 @@ impl MessageReader {
                     // Returning the window as soon as the bytes are here keeps one big message from stalling itself;
                     // what may pile up is bounded by the message limit above and the stream's window.
                     drop(self.body.flow_control().release_capacity(data.len()));
-                    self.push(data);
+                    self.frames.push(data);
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.ended = true;
-                    self.chunk = Bytes::new();
-                    self.buffer.clear();
+                    self.frames.clear();
                     return Poll::Ready(Some(Err(Status::new(Code::Canceled, format!("context canceled: {error}")))));
                 }
                 Poll::Ready(None) => self.ended = true,
@@ -283,8 +286,17 @@ impl MessageReader {
         }
         Poll::Ready(())
     }
+}
 
-    fn push(&mut self, data: Bytes) {
+impl MessageFrames {
+    /// `encoding` is the request's `grpc-encoding`.
+    pub fn new(message_bytes_max: usize, encoding: Option<&HeaderValue>, unary: bool) -> Self {
+        let encoding = encoding.filter(|encoding| !matches!(encoding.as_bytes(), b"" | b"identity")).cloned();
+        Self { buffer: BytesMut::new(), chunk: Bytes::new(), message_bytes_max, encoding, unary }
+    }
+
+    /// Takes a piece. Call [`Self::take_message`] until it has no more before the next one.
+    pub fn push(&mut self, data: Bytes) {
         if self.chunk.is_empty() && self.buffer.is_empty() {
             self.chunk = data;
             return;
@@ -293,10 +305,15 @@ impl MessageReader {
         self.buffer.extend_from_slice(&data);
     }
 
-    fn end(&mut self) -> Option<Result<Bytes, Status>> {
-        let left = self.chunk.len() + self.buffer.len();
+    fn clear(&mut self) {
         self.chunk = Bytes::new();
         self.buffer.clear();
+    }
+
+    /// What the end of the body means: nothing, or that a message broke off.
+    pub fn end(&mut self) -> Option<Result<Bytes, Status>> {
+        let left = self.chunk.len() + self.buffer.len();
+        self.clear();
         // As grpc-go, which tells apart where a unary request broke off.
         let status = match left {
             0..PREFIX_LENGTH if self.unary => Status::new(Code::Unknown, "EOF"),
@@ -307,7 +324,8 @@ impl MessageReader {
         Some(Err(status))
     }
 
-    fn take_message(&mut self) -> Result<Option<Bytes>, Status> {
+    /// The next message that is whole.
+    pub fn take_message(&mut self) -> Result<Option<Bytes>, Status> {
         let available: &[u8] = if self.chunk.is_empty() { &self.buffer } else { &self.chunk };
         let Some((prefix, rest)) = available.split_first_chunk::<PREFIX_LENGTH>() else { return Ok(None) };
         if prefix[0] > 1 {

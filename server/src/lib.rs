@@ -20,6 +20,8 @@ mod connection;
 pub mod core;
 mod database;
 pub mod embed;
+#[doc(hidden)]
+pub mod from_outside;
 mod grpc;
 mod health;
 mod housekeeping;

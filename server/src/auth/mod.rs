@@ -8,7 +8,7 @@ pub mod matrix;
 pub mod passwords;
 pub mod tokens;
 
-mod jwt;
+pub(crate) mod jwt;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -258,13 +258,17 @@ pub fn parse(arguments: &[String], environment: &[(String, String)]) -> Result<C
 }
 
 /// Follows a configuration file and nothing else.
-fn parse_file(path: &str, mut notices: Vec<Notice>) -> Result<Command, Failure> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => return Err(Failure::refused(format!("{path}: {error}"), notices)),
-    };
+fn parse_file(path: &str, notices: Vec<Notice>) -> Result<Command, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse_text(path, &text, notices),
+        Err(error) => Err(Failure::refused(format!("{path}: {error}"), notices)),
+    }
+}
+
+/// The same of a file's text; the path is for messages.
+pub fn parse_text(path: &str, text: &str, mut notices: Vec<Notice>) -> Result<Command, Failure> {
     let mut values = Values::defaults();
-    let extras = match file::read(&text, &mut values, &mut notices) {
+    let extras = match file::read(text, &mut values, &mut notices) {
         Ok(extras) => extras,
         Err(reason) => return Err(Failure::refused(format!("{path}: {reason}"), notices)),
     };

@@ -14,7 +14,7 @@
 
 mod answers;
 pub mod contract;
-mod framing;
+pub(crate) mod framing;
 mod http_client;
 mod identity;
 mod outbox;

@@ -273,7 +273,7 @@ const NESTED_TXNS_MAX: usize = 128;
 
 /// Whether an encoded `TxnRequest` nests transactions deeper than [`NESTED_TXNS_MAX`]. It only follows the framing, with
 /// a stack of its own, and does not care whether anything else decodes.
-fn is_nested_deeply(message: &[u8]) -> bool {
+pub fn is_nested_deeply(message: &[u8]) -> bool {
     let mut open: Vec<(&[u8], usize)> = vec![(message, 0)];
     while let Some((txn, depth)) = open.pop() {
         if depth > NESTED_TXNS_MAX {
@@ -315,7 +315,8 @@ fn propose(worker: &Rc<Worker>, call: Call, tag: u8, message: &Bytes, respond: R
     worker.propose(id, data, respond, &meta, physical);
 }
 
-fn wrap(tag: u8, message: &[u8], id: u64, identity: Option<&Identity>) -> Bytes {
+/// The bytes of an `InternalRaftRequest` with a request as the field of this tag, and its header.
+pub fn wrap(tag: u8, message: &[u8], id: u64, identity: Option<&Identity>) -> Bytes {
     let caller = identity.map_or(Caller::NOBODY, Identity::caller);
     let mut data = Vec::with_capacity(message.len() + 48 + caller.user.len());
     data.push(tag);

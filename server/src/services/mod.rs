@@ -4,7 +4,7 @@
 mod auth;
 mod cluster;
 mod health;
-mod kv;
+pub(crate) mod kv;
 mod lease;
 mod maintenance;
 mod range_stream;

@@ -10,7 +10,7 @@
 //! session is resumed, so every connection proves its certificate anew. What cannot be read or does not fit together
 //! refuses connections; it never lets one through. Nothing here logs a key or any content of its file.
 
-mod certificate;
+pub(crate) mod certificate;
 mod files;
 mod incoming;
 mod names;
