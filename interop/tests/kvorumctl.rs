@@ -145,6 +145,7 @@ fn certificates() {
         format!("--key-file={files}/server.key"),
         format!("--trusted-ca-file={files}/ca.crt"),
         "--client-cert-auth".to_owned(),
+        "--bcrypt-cost=4".to_owned(),
     ];
     let script = include_str!("kvorumctl/tls.txt")
         .replace("KNOWN", "--cacert=$tls/ca.crt --cert=$tls/client.crt --key=$tls/client.key")
