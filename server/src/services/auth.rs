@@ -161,7 +161,7 @@ async fn sign(worker: &Rc<Worker>, user: &str, applied: &mut Applied) -> Result<
         Signer::Nobody => Err(EtcdError::AuthFailed.into()),
         Signer::Jwt(jwt) => {
             let (user, revision) = (user.to_owned(), *auth_revision);
-            let signed = authenticator.passwords.run(move || jwt.sign(&user, revision)).await?;
+            let signed = authenticator.signatures.run(move || jwt.sign(&user, revision)).await?;
             *token = Token(signed.map_err(|error| Status::new(Code::Unknown, error.text()))?.into());
             Ok(())
         }
