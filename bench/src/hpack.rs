@@ -88,8 +88,21 @@ fn size_of_field(field: &Field) -> usize {
 pub fn encode_remembered(name: &str, value: &str, block: &mut Vec<u8>) {
     block.push(0x40);
     for text in [name, value] {
-        assert!(text.len() < 127, "longer strings need more length bytes");
-        block.push(text.len() as u8);
+        let mut rest = match text.len() {
+            short @ 0..127 => {
+                block.push(short as u8);
+                None
+            }
+            long => {
+                block.push(127);
+                Some(long - 127)
+            }
+        };
+        while let Some(length) = rest {
+            let is_last = length < 128;
+            block.push((length & 127) as u8 | if is_last { 0 } else { 128 });
+            rest = (!is_last).then_some(length >> 7);
+        }
         block.extend_from_slice(text.as_bytes());
     }
 }
@@ -223,6 +236,11 @@ mod tests {
         let expected = vec![("grpc-status".to_owned(), "0".to_owned())];
         assert_eq!(decoded(&mut decoder, &block), expected);
         assert_eq!(decoded(&mut decoder, &[0x80 | 62]), expected);
+        for length in [126, 127, 128, 254, 255, 1000] {
+            let (mut block, text) = (Vec::new(), "x".repeat(length));
+            encode_remembered("token", &text, &mut block);
+            assert_eq!(decoded(&mut decoder, &block), vec![("token".to_owned(), text)]);
+        }
         assert_eq!(decoded(&mut decoder, &[0x20]), vec![], "a table of size 0 forgets");
         assert!(decoder.decode(&[0x80 | 62], |_, _| {}).is_err());
     }
