@@ -151,6 +151,9 @@ pub const SIGNATURE_QUEUE_MAX: usize = 1024;
 /// One thread for passwords for so many cores, and at least one.
 pub const PASSWORD_THREADS_PER_CORE_DIVISOR: usize = 2;
 
+/// Lines a second about refused logins and tokens; of further ones the log says how many there were.
+pub const REFUSAL_LINES_PER_SECOND_MAX: u32 = 10;
+
 /// Times a login is begun anew because users, roles or permissions changed meanwhile.
 pub const LOGIN_ATTEMPTS_MAX: usize = 16;
 

@@ -18,13 +18,17 @@ use crate::figures::{Figure, Row};
 use crate::load;
 use crate::server::Server;
 use crate::streams::Channel;
-use crate::trial::{self, Trial};
+use crate::trial::{self, Measured, Trial};
 use crate::wire;
 
 const ATTEMPTS_PER_SECOND: u32 = 1000;
 const CONNECTIONS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(5);
 const USER: &str = "app";
+/// Quiet times and floods take turns.
+const ROUNDS: u32 = 3;
+/// As many hashes as may wait are made in this time.
+const SETTLING: Duration = Duration::from_secs(5);
 
 pub const CASE: Case = Case { name: "logins", about: "puts and reads beside 1000 logins a second", floor: false, run };
 
@@ -43,18 +47,31 @@ fn run(trial: &Trial) -> Result<Vec<Row>, String> {
     auth::prepare(&server, USER, &[beside::PUT_NAME])?;
     auth::enable(&server)?;
     let token = auth::log_in(&server, USER)?;
-    let watch = || beside::with_reads(trial, &server, Some(&token), |control| control.wait(trial.time));
-    let quiet = watch()?;
-    let (control, began) = (Arc::new(Control::default()), Instant::now());
-    let (sender, receiver) = mpsc::channel();
-    let flood = spawn(&server, &control, sender);
-    let during = watch();
-    let took = began.elapsed();
-    // The flood ends by itself once nobody listens for `control`'s stop; its counts come first.
-    control.stop();
-    flood.join().map_err(|_| "the flood panicked".to_owned())??;
-    let during = during?;
-    let ends: Ends = receiver.try_iter().last().unwrap_or_default();
+    let stretch = Trial { time: trial.time / ROUNDS, ..trial.clone() };
+    let watch = || beside::with_reads(&stretch, &server, Some(&token), |control| control.wait(stretch.time));
+    let (mut quiet, mut during) = (watch()?, None::<Measured>);
+    let (mut ends, mut took) = (Ends::default(), Duration::ZERO);
+    for round in 0..ROUNDS {
+        let (control, began) = (Arc::new(Control::default()), Instant::now());
+        let (sender, receiver) = mpsc::channel();
+        let flood = spawn(&server, &control, sender);
+        let watched = watch();
+        took += began.elapsed();
+        control.stop();
+        flood.join().map_err(|_| "the flood panicked".to_owned())??;
+        let further = receiver.try_iter().last().unwrap_or_default();
+        ends.add(further);
+        match &mut during {
+            Some(during) => during.add(watched?),
+            first => *first = Some(watched?),
+        }
+        if round + 1 < ROUNDS {
+            // What still waits for a thread is not quiet.
+            std::thread::sleep(SETTLING);
+            quiet.add(watch()?);
+        }
+    }
+    let during = during.expect("there was a round");
     let what = format!("beside {ATTEMPTS_PER_SECOND} logins/s");
     let mut rows = beside::rows_of("put", 0, &what, &quiet, &during);
     rows.extend(beside::rows_of("range", 1, &what, &quiet, &during));
@@ -67,6 +84,15 @@ fn run(trial: &Trial) -> Result<Vec<Row>, String> {
         rows.push(Row::new(label).with(Figure::PerSecond, f64::from(count) / took.as_secs_f64()));
     }
     Ok(rows)
+}
+
+impl Ends {
+    fn add(&mut self, other: Ends) {
+        self.let_in += other.let_in;
+        self.refused += other.refused;
+        self.too_many += other.too_many;
+        self.given_up += other.given_up;
+    }
 }
 
 /// Attempts until it is stopped; sends the counts now and then.

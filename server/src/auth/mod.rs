@@ -9,6 +9,7 @@ pub mod passwords;
 pub mod tokens;
 
 mod jwt;
+mod refusals;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use kvorum_store::{Caller, TokenChange};
 use crate::core::Core;
 use jwt::{Claims, Jwt};
 use passwords::{Errand, Pool};
+use refusals::Refusals;
 use tokens::{Session, SimpleTokens};
 
 pub use jwt::SignError;
@@ -107,6 +109,7 @@ pub struct Authenticator {
     pub passwords: Pool,
     /// Makes and checks those of JSON Web Tokens.
     pub signatures: Pool,
+    pub refusals: Refusals,
     pub bcrypt_cost: u32,
 }
 
@@ -127,7 +130,13 @@ impl Authenticator {
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (passwords, signatures) = (Pool::new(Errand::Passwords, cores), Pool::new(Errand::Signatures, cores));
-        Ok(Self { tokens, passwords, signatures, bcrypt_cost: usable.unwrap_or(BCRYPT_COST_DEFAULT) })
+        Ok(Self {
+            tokens,
+            passwords,
+            signatures,
+            refusals: Refusals::default(),
+            bcrypt_cost: usable.unwrap_or(BCRYPT_COST_DEFAULT),
+        })
     }
 
     /// Takes over what applied entries did to tokens. To be called before anybody is answered because of them.
