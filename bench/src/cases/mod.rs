@@ -10,6 +10,7 @@ mod cluster_read;
 mod compaction;
 mod defragment;
 mod keepalive;
+mod large;
 mod logins;
 mod many_keys;
 mod neighbour;
@@ -66,6 +67,7 @@ pub const ALL: &[Case] = &[
     auth_cost::PERMISSIONS_RANGE,
     logins::CASE,
     many_keys::CASE,
+    large::CASE,
     compaction::CASE,
     defragment::CASE,
     catch_up::CASE,
