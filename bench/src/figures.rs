@@ -15,6 +15,8 @@ pub enum Figure {
     OverQuiet,
     /// CPU seconds of the server per 100,000 requests.
     ServerCpu,
+    /// The server's CPU per request, in that of the same load in the row before.
+    CpuOverPlain,
     /// CPU seconds of the load generator per 100,000 requests: when it nears the server's, the generator is in the way.
     ClientCpu,
     /// Bytes.
@@ -52,6 +54,7 @@ impl Figure {
             Figure::P999 => "p999 ms",
             Figure::OverQuiet => "p99 / quiet",
             Figure::ServerCpu => "CPU s/100k",
+            Figure::CpuOverPlain => "CPU ratio",
             Figure::ClientCpu => "client CPU",
             Figure::PeakMemory => "peak MB",
             Figure::ResidentMemory => "resident MB",
@@ -80,7 +83,7 @@ impl Figure {
             | Figure::Written
             | Figure::FileSize => short(value / 1e6),
             Figure::ServerCpu | Figure::ClientCpu => format!("{value:.2}"),
-            Figure::OverQuiet => format!("{value:.2}x"),
+            Figure::OverQuiet | Figure::CpuOverPlain => format!("{value:.2}x"),
             Figure::WithoutLeader | Figure::WithoutLeaderLongest => short(value),
             Figure::UntilReady | Figure::UntilAnswer | Figure::UntilWatching | Figure::UntilFinished => {
                 format!("{value:.2}")

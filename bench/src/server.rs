@@ -95,6 +95,8 @@ pub struct Server {
     placement: Placement,
     /// Clients speak TLS if there are files for it.
     tls: Option<Files>,
+    /// Further flags.
+    flags: Vec<String>,
     folder: TempDir,
 }
 
@@ -124,6 +126,17 @@ impl Server {
         Ok((server, connector))
     }
 
+    /// As [`Self::start`], with JSON Web Tokens signed by a key of its own (P-256).
+    pub fn start_with_signed_tokens(program: &Program, parent: &Path) -> Result<Server, String> {
+        let placement = Placement::of_cluster(1)?.remove(0);
+        let mut server = Server::place(program, parent, placement)?;
+        let key = crate::tls::signing_key(server.folder.path())?;
+        let option = format!("jwt,sign-method=ES256,priv-key={},ttl=1h", key.display());
+        server.flags = vec!["--auth-token".to_owned(), option];
+        server.resume()?;
+        Ok(server)
+    }
+
     /// A server that is to be started, on an empty folder below `parent`.
     pub fn place(program: &Program, parent: &Path, placement: Placement) -> Result<Server, String> {
         std::fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
@@ -131,7 +144,7 @@ impl Server {
             .prefix("kvorum-bench-")
             .tempdir_in(parent)
             .map_err(|error| format!("temporary folder in {}: {error}", parent.display()))?;
-        Ok(Server { program: program.clone(), child: None, placement, tls: None, folder })
+        Ok(Server { program: program.clone(), child: None, placement, tls: None, flags: Vec::new(), folder })
     }
 
     /// Starts the stopped server on the data it left; returns the time until it said that it is ready.
@@ -214,6 +227,7 @@ impl Server {
         if let Some(files) = &self.tls {
             command.arg("--cert-file").arg(&files.certificate).arg("--key-file").arg(&files.key);
         }
+        command.args(&self.flags);
         command
     }
 }

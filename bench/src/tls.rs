@@ -14,6 +14,14 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{CipherSuite, ClientConfig, RootCertStore};
 
+/// The file of a fresh private key (P-256).
+pub fn signing_key(folder: &Path) -> Result<PathBuf, String> {
+    let key = KeyPair::generate().map_err(|error| error.to_string())?;
+    let path = folder.join("token.key");
+    std::fs::write(&path, key.serialize_pem()).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(path)
+}
+
 /// The files of a server with a certificate for 127.0.0.1 (P-256).
 pub struct Files {
     pub certificate: PathBuf,

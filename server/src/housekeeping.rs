@@ -49,9 +49,7 @@ impl Housekeeping {
         let publish = async {
             if let Some(serving) = serving {
                 self.publish().await;
-                if let Err(error) = serving.begin() {
-                    self.core.fail(error.to_string());
-                }
+                serving.begin();
             }
         };
         tokio::join!(self.advance_ticks(), publish, self.watch_versions());

@@ -105,6 +105,15 @@ pub const PEER_REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// The answer of another member to a question (keys of a lease are the longest), as in etcd; a longer one is an error.
 pub const PEER_ANSWER_BYTES_MAX: usize = 100 * 1024 * 1024;
 
+/// Connections that wait for further questions to one URL of a member; a further one is closed.
+pub const PEER_IDLE_CONNECTIONS_MAX: usize = 4;
+
+/// URLs of members to which connections wait; while there are so many, those to others are closed after their question.
+pub const PEER_IDLE_URLS_MAX: usize = 256;
+
+/// How long a connection waits for a further question. Our own peer port closes one after 5 seconds, etcd's after minutes.
+pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Connections accepted on the peer ports; beyond it new ones are closed.
 pub const PEER_CONNECTIONS_MAX: usize = 1024;
 
@@ -132,12 +141,18 @@ pub const SIMPLE_TOKENS_MAX: usize = 1_000_000;
 /// Tokens that a connection thread remembers to be good; beyond it the thread forgets them all, and asks again.
 pub const PROVEN_TOKENS_MAX: usize = 8192;
 
-/// Logins, password changes and signatures that wait for a thread; a further one is refused. At etcd's default cost a
-/// thread takes about twenty a second.
+/// Logins and password changes that wait for a thread; a further one is refused. At etcd's default cost a thread takes
+/// about twenty a second.
 pub const PASSWORD_QUEUE_MAX: usize = 64;
+
+/// JSON Web Tokens that wait to be checked or signed; a further one is refused. A thread checks some ten thousand a second.
+pub const SIGNATURE_QUEUE_MAX: usize = 1024;
 
 /// One thread for passwords for so many cores, and at least one.
 pub const PASSWORD_THREADS_PER_CORE_DIVISOR: usize = 2;
+
+/// Lines a second about refused logins and tokens; of further ones the log says how many there were.
+pub const REFUSAL_LINES_PER_SECOND_MAX: u32 = 10;
 
 /// Times a login is begun anew because users, roles or permissions changed meanwhile.
 pub const LOGIN_ATTEMPTS_MAX: usize = 16;

@@ -13,13 +13,13 @@ use kvorum_api::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterV
 use kvorum_disk::{LmdbBackend, RealFileSystem, SnapDirectory};
 use kvorum_store::Backend;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::auth::Authenticator;
 use crate::background::{self, BackendThread};
 use crate::changes;
 use crate::config::{AutoCompaction, Config};
-use crate::connection::Port;
 use crate::core::{Core, CoreConfig, CoreParts, Peers};
 use crate::database::Databases;
 use crate::housekeeping::Housekeeping;
@@ -33,7 +33,7 @@ use crate::snapshots::Snapshots;
 use crate::tls::IncomingTls;
 use crate::urls::{Scheme, Url};
 use crate::watch::WatchPublisher;
-use crate::worker_thread::{self, WorkerOptions};
+use crate::worker_thread::{self, Listeners, WorkerOptions};
 
 /// Why a member did not start. The text names the file, flag or address.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ pub struct Running {
     metrics_urls: Vec<Url>,
     raft: Option<JoinHandle<()>>,
     log: Option<JoinHandle<()>>,
-    workers: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    workers: Vec<JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
     backend: Option<JoinHandle<()>>,
     last_commit: Arc<AtomicBool>,
@@ -78,7 +78,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
 
 /// Starts a member and returns at once; it serves when [`Running::wait_until_ready`] says so.
 pub fn begin(config: &Config) -> Result<Running, StartError> {
-    let Ports { client_urls, client_http_urls, metrics_urls, clients, peers, dialer } = Ports::open(config)?;
+    let Ports { client_urls, client_http_urls, metrics_urls, clients, metrics, peers, dialer } = Ports::open(config)?;
     let authenticator = Authenticator::new(&config.auth_token, config.auth_token_ttl_seconds, config.bcrypt_cost)
         .map_err(|error| StartError::new("failed to create token provider", error))?;
     let opened = open(config, &dialer)?;
@@ -129,7 +129,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         metrics_urls,
         raft: None,
         log: None,
-        workers: Arc::default(),
+        workers: Vec::new(),
         others: Vec::new(),
         backend: Some(spawn("backend", move || backend.run())?),
         last_commit,
@@ -146,15 +146,13 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         log_core.run_log_thread();
     })?);
     running.start_background(config)?;
+    let open = running.start_workers(config, metrics)?;
     let serving = Serving {
         core: Arc::clone(&core),
         listeners: clients,
+        open,
         client_urls: running.client_urls.clone(),
         client_http_urls: running.client_http_urls.clone(),
-        metrics_urls: running.metrics_urls.clone(),
-        workers: worker_count(config),
-        options: WorkerOptions::from_config(config),
-        threads: Arc::clone(&running.workers),
     };
     let housekeeping = Housekeeping {
         core: Arc::clone(&core),
@@ -163,7 +161,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         links,
     };
     if is_alone {
-        serving.begin()?;
+        serving.begin();
         running.others.push(spawn("housekeeping", move || housekeeping.run(None))?);
     } else {
         running.others.push(spawn("housekeeping", move || housekeeping.run(Some(serving)))?);
@@ -224,25 +222,20 @@ fn start_transport(
 /// The client port, not answered yet.
 pub(crate) struct Serving {
     core: Arc<Core>,
-    listeners: Vec<(Arc<Port>, TcpListener)>,
+    listeners: Listeners,
+    /// To the thread that accepts.
+    open: oneshot::Sender<Listeners>,
     client_urls: Vec<Url>,
     client_http_urls: Vec<Url>,
-    metrics_urls: Vec<Url>,
-    workers: usize,
-    options: WorkerOptions,
-    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl Serving {
     /// Answers clients from now on.
-    pub(crate) fn begin(self) -> Result<(), StartError> {
-        let mut threads = self.threads.lock();
-        if self.core.is_stopping() {
-            return Ok(());
+    pub(crate) fn begin(self) {
+        // Nobody accepts any more at a stop.
+        if self.core.is_stopping() || self.open.send(self.listeners).is_err() {
+            return;
         }
-        *threads = worker_thread::start_all(&self.core, self.listeners, self.workers, &self.options)
-            .map_err(|error| StartError::new("connection threads", error))?;
-        drop(threads);
         info!("ready to serve client requests");
         let endpoints = self.client_urls.iter().map(Url::to_string).collect::<Vec<_>>().join(",");
         info!(
@@ -259,11 +252,7 @@ impl Serving {
                 info!(traffic, address, "serving client traffic insecurely; this is strongly discouraged!");
             }
         }
-        for url in &self.metrics_urls {
-            info!(address = %url, "serving metrics");
-        }
         self.core.set_ready();
-        Ok(())
     }
 }
 
@@ -285,6 +274,18 @@ impl Running {
 
     pub fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// Starts the connection threads. They answer on the ports of metrics from now on, and on those that are sent.
+    fn start_workers(&mut self, config: &Config, metrics: Listeners) -> Result<oneshot::Sender<Listeners>, StartError> {
+        let (open, later) = oneshot::channel();
+        let options = WorkerOptions::from_config(config);
+        self.workers = worker_thread::start_all(&self.core, metrics, later, worker_count(config), &options)
+            .map_err(|error| StartError::new("connection threads", error))?;
+        for url in &self.metrics_urls {
+            info!(address = %url, "serving metrics");
+        }
+        Ok(open)
     }
 
     fn start_background(&mut self, config: &Config) -> Result<(), StartError> {
@@ -330,8 +331,7 @@ impl Running {
         if let Some(raft) = self.raft.take() {
             drop(raft.join());
         }
-        let workers = std::mem::take(&mut *self.workers.lock());
-        for thread in workers.into_iter().chain(self.others.drain(..)) {
+        for thread in self.workers.drain(..).chain(self.others.drain(..)) {
             drop(thread.join());
         }
         self.links.close();

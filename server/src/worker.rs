@@ -144,7 +144,10 @@ impl Worker {
         }
         let (Some(header), Some(token)) = (credentials.token_header(), credentials.token()) else { return Ok(None) };
         let proven = self.core.authenticator.prove(&self.core, token).await.inspect_err(|error| {
-            tracing::warn!(token_fingerprint = %auth::fingerprint(token), error = error.text(), "invalid auth token");
+            if let Some(unsaid) = self.core.authenticator.refusals.admit(self.core.now()) {
+                let token_fingerprint = auth::fingerprint(token);
+                tracing::warn!(token_fingerprint, error = error.text(), unsaid, "invalid auth token");
+            }
         })?;
         let revision = self.auth().map_or(0, |auth| auth.revision());
         let identity = self.core.authenticator.confirm(&self.core, &proven, revision);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use crate::config::Config;
@@ -69,16 +69,21 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
 /// Connections the system holds for us before they are accepted; it lowers this to its own maximum.
 const LISTEN_BACKLOG: i32 = 4096;
 
-/// Starts all connection threads; the first one accepts for all.
+/// Ports that are listened on.
+pub type Listeners = Vec<(Arc<Port>, TcpListener)>;
+
+/// Starts all connection threads; the first one accepts for all: at once from `listeners`, and from those that come through
+/// `later` once they do.
 pub fn start_all(
     core: &Arc<Core>,
-    listeners: Vec<(Arc<Port>, TcpListener)>,
+    listeners: Listeners,
+    later: oneshot::Receiver<Listeners>,
     workers: usize,
     options: &WorkerOptions,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     // Bounded by the descriptors of the process: each message is an open connection.
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
-    let mut acceptor = Some((listeners, senders));
+    let mut acceptor = Some((listeners, later, senders));
     let mut threads = Vec::with_capacity(workers);
     for (index, receiver) in receivers.into_iter().enumerate() {
         let core = Arc::clone(core);
@@ -92,8 +97,15 @@ pub fn start_all(
             scheduling::prefer_short_slices();
             let local = LocalSet::new();
             local.block_on(&runtime, async move {
-                if let Some((listeners, senders)) = acceptor {
+                if let Some((listeners, later, senders)) = acceptor {
                     spawn_acceptors(&core, listeners, &senders);
+                    let core = Arc::clone(&core);
+                    tokio::task::spawn_local(async move {
+                        // They do not come if the member stops before it serves.
+                        if let Ok(listeners) = later.await {
+                            spawn_acceptors(&core, listeners, &senders);
+                        }
+                    });
                 }
                 run(core, index, receiver, options).await;
             });
@@ -134,11 +146,7 @@ async fn run(core: Arc<Core>, index: usize, mut streams: mpsc::UnboundedReceiver
     drop(tokio::time::timeout(Duration::from_millis(STOP_GRACE_MILLISECONDS), finish).await);
 }
 
-fn spawn_acceptors(
-    core: &Arc<Core>,
-    listeners: Vec<(Arc<Port>, TcpListener)>,
-    senders: &[mpsc::UnboundedSender<Dealt>],
-) {
+fn spawn_acceptors(core: &Arc<Core>, listeners: Listeners, senders: &[mpsc::UnboundedSender<Dealt>]) {
     for (port, listener) in listeners {
         let senders = senders.to_vec();
         let core = Arc::clone(core);

@@ -17,6 +17,7 @@ pub mod contract;
 mod framing;
 mod http_client;
 mod identity;
+mod kept;
 mod outbox;
 mod probe;
 pub mod questions;

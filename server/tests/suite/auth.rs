@@ -1,5 +1,6 @@
 //! Users, roles and tokens: who may call what, and what a change of that does to those who are there.
 
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kvorum_api::authpb::{Permission, UserAddOptions, permission};
@@ -32,8 +33,8 @@ const SECRET: &[u8] = b"a secret that only members know";
 fn signed(claims: &str) -> String {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let text = format!("{}.{}", encode(br#"{"alg":"HS256","typ":"JWT"}"#), encode(claims.as_bytes()));
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET);
-    let signature = ring::hmac::sign(&key, text.as_bytes());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET);
+    let signature = hmac::sign(&key, text.as_bytes());
     format!("{text}.{}", encode(signature.as_ref()))
 }
 

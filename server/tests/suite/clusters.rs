@@ -7,6 +7,7 @@ use kvorum_server::config::ClusterState;
 use kvorum_server::start::begin;
 use tempfile::TempDir;
 
+use super::raw::http1;
 use super::*;
 
 /// Members with short ticks, each in its own folder; `None` while it is stopped.
@@ -112,6 +113,39 @@ impl Cluster {
         }
         first
     }
+}
+
+/// As etcd does: whoever watches over a member wants to see that it waits for others.
+#[test]
+fn the_port_of_metrics_answers_before_the_cluster_is_formed() {
+    run(async {
+        let mut cluster = Cluster {
+            folders: (0..2).map(|_| folder()).collect(),
+            peer_urls: (0..2).map(|_| free_url()).collect(),
+            members: vec![None, None],
+            adjust: |config| config.listen_metrics_urls = vec![url("http://127.0.0.1:0")],
+        };
+        let waiting = cluster.begin(0, |_| {});
+        let metrics_urls = waiting.metrics_urls();
+        let metrics = metrics_urls[0].trim_start_matches("http://");
+        let (code, _, page) = http1(metrics, "GET", "/metrics").await;
+        assert_eq!(code, 200);
+        assert!(page.contains("etcd_server_has_leader 0\n"), "{page}");
+        let (code, _, page) = http1(metrics, "GET", "/health").await;
+        assert_eq!((code, page.as_str()), (503, "{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}\n"));
+        assert_eq!(http1(metrics, "GET", "/livez").await.0, 200);
+        let other = cluster.begin(1, |_| {});
+        cluster.serve(0, waiting);
+        cluster.serve(1, other);
+        assert_eq!(http1(metrics, "GET", "/health").await.0, 200);
+        // One that stops while it waits comes to its end.
+        cluster.stop(0);
+        cluster.stop(1);
+        let waiting = cluster.begin(0, |_| {});
+        let metrics_urls = waiting.metrics_urls();
+        assert_eq!(http1(metrics_urls[0].trim_start_matches("http://"), "GET", "/metrics").await.0, 200);
+        stop(waiting);
+    });
 }
 
 #[test]
