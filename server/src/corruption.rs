@@ -303,7 +303,8 @@ fn compare(own_id: u64, own: &FinishedHash, answers: &[Answer]) -> Compared {
     if holders.len() == 1 {
         return if checked == answers.len() { Compared::Equal } else { Compared::Partly };
     }
-    let quorum = (answers.len() + 1) / 2 + 1;
+    let members = answers.len() + 1;
+    let quorum = members / 2 + 1;
     let Some(right) = holders.iter().find(|(_, members)| members.len() >= quorum).map(|(hash, _)| *hash) else {
         return Compared::Differing(BTreeSet::from([0]));
     };

@@ -100,7 +100,7 @@ fn split(samples: &[Sample]) -> SpaceUse {
     }
     let mut largest: Vec<PrefixUse> =
         parts(&within, depth).into_iter().map(|(prefix, bytes)| PrefixUse { prefix: prefix.into(), bytes }).collect();
-    largest.sort_by(|one, other| other.bytes.cmp(&one.bytes));
+    largest.sort_by_key(|part| std::cmp::Reverse(part.bytes));
     largest.truncate(PREFIXES_MAX);
     SpaceUse { total_bytes, largest }
 }
