@@ -357,7 +357,7 @@ async fn alarms_downgrades_and_the_status_of_them() {
                 }
             }
             if action == activate {
-                for member_id in [0, 7] {
+                for member_id in [7, 0] {
                     let request = pb::AlarmRequest { action: deactivate, member_id, alarm };
                     both(&left, &right, &Call::Alarm(request)).await.expect("an answer");
                     both(&left, &right, &Call::Status).await.expect("a status");

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use kvorum_api::Code;
 use kvorum_api::etcdserverpb::downgrade_request::DowngradeAction;
 use kvorum_api::etcdserverpb::{
-    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo, DowngradeRequest,
-    DowngradeResponse, HashKvRequest, HashKvResponse, HashResponse, InternalRaftRequest, MoveLeaderRequest,
-    MoveLeaderResponse, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashResponse, InternalRaftRequest,
+    MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
 };
 use kvorum_store::{Caller, Reply};
 
@@ -27,10 +27,7 @@ pub fn status(worker: &Rc<Worker>, call: &Call) -> Result<Bytes, Status> {
     if core.leader() == 0 {
         errors.push(kvorum_api::EtcdError::NoLeader.text().to_owned());
     }
-    for alarm in worker.reader.alarms() {
-        let kind = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
-        errors.push(format!("memberID:{} alarm:{kind}", alarm.member_id));
-    }
+    errors.extend(worker.reader.alarms().iter().map(alarm_text));
     let is_admin = || {
         let caller = call.identity.as_ref().map_or(Caller::NOBODY, Identity::caller);
         worker.reader.auth_generation() == 0 || worker.reader.auth().check_admin(caller).is_ok()
@@ -59,6 +56,16 @@ pub fn status(worker: &Rc<Worker>, call: &Call) -> Result<Bytes, Status> {
             target_version: membership.downgrade.target_version.clone(),
         }),
     }))
+}
+
+/// An alarm as Go prints the message: a field that is 0 is left out, and a kind without a name is a number.
+fn alarm_text(alarm: &AlarmMember) -> String {
+    let kind =
+        AlarmType::try_from(alarm.alarm).map_or_else(|_| alarm.alarm.to_string(), |kind| kind.as_str_name().to_owned());
+    match alarm.member_id {
+        0 => format!("alarm:{kind}"),
+        member_id => format!("memberID:{member_id} alarm:{kind}"),
+    }
 }
 
 pub async fn hash(worker: &Rc<Worker>) -> Result<Bytes, Status> {
