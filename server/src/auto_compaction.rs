@@ -211,7 +211,7 @@ mod tests {
         let late = looks(periodic(10 * MINUTE), &|second| second > 25 * MINUTE, 40 * MINUTE);
         assert_eq!(late, [(26 * MINUTE, 901), (36 * MINUTE, 1501)]);
         // It leads for the first quarter of an hour, and again later.
-        let twice = looks(periodic(10 * MINUTE), &|second| second < 15 * MINUTE || second > 32 * MINUTE, 45 * MINUTE);
+        let twice = looks(periodic(10 * MINUTE), &|second| !(15 * MINUTE..=32 * MINUTE).contains(&second), 45 * MINUTE);
         assert_eq!(twice, [(600, 1), (33 * MINUTE, 1321), (43 * MINUTE, 1921)]);
         let by_revision = looks(AutoCompaction::Revision(100), &|second| second > 8 * MINUTE, 15 * MINUTE);
         assert_eq!(by_revision, [(600, 501), (900, 801)]);

@@ -93,7 +93,7 @@ fn a_member_that_comes_back_goes_by_the_same_compaction_alone() {
         (Err(HashUnanswered::FutureRevision), true),
         (Err(HashUnanswered::ClusterIdMismatch), true),
     ] {
-        let fake = fake(&[own(7, 3, 10)], &[&[peer(7, 3, 10)], &[said.clone()]]);
+        let fake = fake(&[own(7, 3, 10)], &[&[peer(7, 3, 10)], std::slice::from_ref(&said)]);
         let expected = if is_equal { Ok(()) } else { Err("1 found data inconsistency with peers".to_owned()) };
         assert_eq!(wait(check_at_start(&&fake)), expected, "{said:?}");
         assert_eq!(*fake.asked.borrow(), [(2, 10), (3, 10)]);
