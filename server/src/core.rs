@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvorum_api::etcdserverpb::alarm_request::AlarmAction;
-use kvorum_api::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest};
+use kvorum_api::etcdserverpb::{AlarmType, InternalRaftRequest};
 use kvorum_api::{EtcdError, raftpb};
 use kvorum_disk::wal::{HardState as WalHardState, WalEntry};
 use kvorum_disk::{DiskError, Wal};
@@ -34,6 +34,7 @@ use crate::mailbox::{Mail, Mailbox, SlotKey};
 use crate::metrics::{Metrics, PeerMetrics};
 use crate::peer::Dialer;
 use crate::shrinking::Shrinking;
+use crate::space::{self, Space};
 use crate::watch::WatchPublisher;
 
 /// How often a physical compaction that waits looks again by itself.
@@ -69,6 +70,11 @@ pub struct CoreConfig {
     pub backend_batch_limit: usize,
     /// Name, stage and state of each feature gate.
     pub feature_gates: Vec<(&'static str, &'static str, bool)>,
+    /// Time between comparisons of all data, and of compactions; `None`: never.
+    pub corrupt_check_interval: Option<Duration>,
+    pub compact_hash_check_interval: Option<Duration>,
+    /// Time between looks at a running downgrade; `None`: never.
+    pub downgrade_check_interval: Option<Duration>,
 }
 
 /// What a core is made of.
@@ -95,6 +101,7 @@ pub struct Core {
     pub dialer: Dialer,
     pub authenticator: Authenticator,
     pub shrinking: Shrinking,
+    pub space: Space,
     state: Mutex<Member<Waiter>>,
     log: Mutex<Wal>,
     queue: Mutex<Queue>,
@@ -223,6 +230,7 @@ impl Core {
             dialer,
             authenticator,
             shrinking: Shrinking::default(),
+            space: Space::default(),
             state: Mutex::new(member),
             log: Mutex::new(wal),
             queue: Mutex::default(),
@@ -323,7 +331,11 @@ impl Core {
     /// the way out of a full store.
     pub fn has_room(&self, cost: u64) -> bool {
         let fits = |quota| self.backend_in_use_bytes().saturating_add(cost) < quota;
-        cost == 0 || self.config.quota_bytes.is_none_or(fits)
+        let has_room = cost == 0 || self.config.quota_bytes.is_none_or(fits);
+        if !has_room {
+            self.space.note_refused(cost);
+        }
+        has_room
     }
 
     /// Joins the member to its peers, once, before its threads start.
@@ -696,6 +708,12 @@ impl Core {
                 peers.membership_changed();
             }
         }
+        for (alarms, what) in [(&turn.alarms_raised, "raised"), (&turn.alarms_lifted, "disarmed")] {
+            for alarm in alarms {
+                let kind = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
+                tracing::warn!(member_id = %to_hex(alarm.member_id), alarm = kind, "an alarm was {what}");
+            }
+        }
         if turn.space_exceeded {
             let (id, data) = self.state.lock().number(self.no_space_request());
             self.enqueue(std::iter::once(Proposal { id, data, waiter: Waiter::Nobody }));
@@ -704,12 +722,8 @@ impl Core {
 
     /// Raises the NOSPACE alarm for this member.
     pub fn no_space_request(&self) -> InternalRaftRequest {
-        let alarm = AlarmRequest {
-            action: AlarmAction::Activate as i32,
-            member_id: self.config.member_id,
-            alarm: AlarmType::Nospace as i32,
-        };
-        InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() }
+        self.space.note_asked(self.now());
+        space::alarm_request(self, AlarmAction::Activate)
     }
 
     /// Runs raft to rest on the calling thread: at start, before anything else runs, and at a stop.

@@ -3,8 +3,9 @@
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
 //! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts
 //! and stops ([`start`], `ports`, `opening`, `take_over`, [`embed`]); the member behind its locks ([`core`]) and its background
-//! threads ([`background`], `auto_compaction`, `shrinking`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`,
-//! `housekeeping`); connection threads ([`worker`], [`connection`], [`tls`], [`socket`], [`authority`], [`grpc`]), the
+//! threads ([`background`], `auto_compaction`, `shrinking`, `space`); its peers ([`peer`], `links`, `snapshots`, `leases`,
+//! `changes`, `housekeeping`), and whether they hold the same (`corruption`); connection threads ([`worker`], [`connection`],
+//! [`tls`], [`socket`], [`authority`], [`grpc`]), the
 //! services they carry ([`services`], [`watch`]), and the plain HTTP pages ([`http1`], `pages`).
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
@@ -18,6 +19,7 @@ pub mod cluster;
 pub mod config;
 mod connection;
 pub mod core;
+mod corruption;
 mod database;
 pub mod embed;
 mod grpc;
@@ -43,6 +45,7 @@ mod services;
 mod shrinking;
 mod snapshots;
 mod socket;
+mod space;
 pub mod start;
 mod take_over;
 pub mod tls;

@@ -28,6 +28,7 @@ use crate::config::{ClusterState, Config};
 use crate::ids::to_hex;
 use crate::peer::Dialer;
 use crate::peer::questions::HttpPeers;
+use crate::shrinking;
 use crate::start::{FolderLock, StartError, clamp};
 use crate::take_over;
 
@@ -44,6 +45,8 @@ pub struct Opened {
     pub backend: Arc<LmdbBackend>,
     pub snapshots: SnapshotPolicy,
     pub compaction_pending: bool,
+    /// Whether there was a log of an earlier life.
+    pub is_restart: bool,
     /// Whom a member that joins talks to before its log says who is who.
     pub introduced: Vec<kvorum_store::Member>,
 }
@@ -65,6 +68,8 @@ pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
     let backend = LmdbBackend::open(&config.member_dir().join("backend"), lmdb_options)
         .map_err(|error| StartError::new("opening the backend", error))?;
     let backend = Arc::new(backend);
+    shrinking::shrink_at_start(&backend, config.bootstrap_defrag_threshold_megabytes)
+        .map_err(|error| StartError::new("shrinking the backend", error))?;
     let heartbeat = config.heartbeat_interval.as_millis();
     let lease_ttl_milliseconds_min = u128::from(config.election_ticks()) * 3 / 2 * heartbeat;
     let store_config = StoreConfig {
@@ -141,6 +146,7 @@ pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
             newest: newest_snapshot,
         },
         compaction_pending: restored.compaction_pending,
+        is_restart: log_exists,
         introduced,
     })
 }

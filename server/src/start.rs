@@ -21,6 +21,7 @@ use crate::background::{self, BackendThread};
 use crate::changes;
 use crate::config::{AutoCompaction, Config};
 use crate::core::{Core, CoreConfig, CoreParts, Peers};
+use crate::corruption::{self, CoreView};
 use crate::database::Databases;
 use crate::housekeeping::Housekeeping;
 use crate::links::Links;
@@ -99,6 +100,9 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     ));
     core.note_backend_size(opened.backend.size_bytes(), opened.backend.size_in_use_bytes());
     core.state().writer().set_backend_size(opened.backend.size_in_use_bytes());
+    if opened.is_restart && config.feature_gates.initial_corrupt_check {
+        compare_with_others(&core)?;
+    }
     let snapshots = snapshots(config, &opened.backend)?;
     let file_system = Arc::clone(&opened.snapshots.file_system);
     let links = Links::new(&core, file_system, opened.snapshots.wal_directory.clone(), snapshots);
@@ -182,7 +186,34 @@ fn core_config(config: &Config, opened: &Opened) -> CoreConfig {
         quota_bytes: config.quota_backend_bytes,
         backend_batch_limit: clamp(config.backend_batch_limit).max(1),
         feature_gates: config.feature_gates.listed().collect(),
+        corrupt_check_interval: nonzero(config.corrupt_check_time),
+        compact_hash_check_interval: nonzero(config.compact_hash_check_time)
+            .filter(|_| config.feature_gates.compact_hash_check),
+        downgrade_check_interval: nonzero(config.downgrade_check_time),
     }
+}
+
+fn nonzero(interval: Duration) -> Option<Duration> {
+    (!interval.is_zero()).then_some(interval)
+}
+
+/// What a member that comes back owes the others, with the gate InitialCorruptCheck, before it takes part in anything. Only
+/// what its backend holds is compared, as in etcd: the log is not applied yet. Blocks for as long as the others take.
+fn compare_with_others(core: &Arc<Core>) -> Result<(), StartError> {
+    let view = CoreView::new(core, core.config.request_timeout);
+    // On a thread of its own: whoever starts a member may itself be on a runtime.
+    let compared = std::thread::scope(|scope| {
+        let compare = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok::<_, std::io::Error>(runtime.block_on(corruption::check_at_start(&view)))
+        };
+        scope.spawn(compare).join()
+    });
+    let failed = |error: &dyn fmt::Display| StartError::new("checkInitialHashKV failed", error);
+    compared
+        .map_err(|_| failed(&"the thread that asked the others panicked"))?
+        .map_err(|error| failed(&error))?
+        .map_err(|error| failed(&error))
 }
 
 fn snapshots(config: &Config, backend: &Arc<LmdbBackend>) -> Result<Snapshots, StartError> {

@@ -113,7 +113,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("enable-grpc-gateway", K::Bool, "true", Real, G::Member, "Serve the JSON gateway, where it is built in."),
     flag("raft-read-timeout", K::Duration, "5s", DefaultOnly, G::Member, "Read timeout of connections between members."),
     flag("raft-write-timeout", K::Duration, "5s", DefaultOnly, G::Member, "Write timeout of connections between members."),
-    flag("feature-gates", K::Gates, "", Real, G::Member, "Pairs of name=true|false; LeaseCheckpoint and LeaseCheckpointPersist can be changed."),
+    flag("feature-gates", K::Gates, "", Real, G::Member, "Pairs of name=true|false; CompactHashCheck (on here), InitialCorruptCheck, LeaseCheckpoint and LeaseCheckpointPersist can be changed."),
 
     flag("initial-advertise-peer-urls", K::Urls, "http://localhost:2380", Real, G::Clustering, "URLs other members are told to use for this one."),
     flag("initial-cluster", K::Text, "default=http://localhost:2380", Real, G::Clustering, "Members of a new cluster, as name=url pairs."),
@@ -191,15 +191,15 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("distributed-tracing-instance-id", K::Text, "", DefaultOnly, G::Tracing, "Instance in traces."),
     flag("distributed-tracing-sampling-rate", K::Signed, "0", DefaultOnly, G::Tracing, "Traces per million."),
 
-    flag("corrupt-check-time", K::Duration, "0s", DefaultOnly, G::Features, "Time between comparisons of hashes with members."),
-    flag("compact-hash-check-time", K::Duration, "1m", DefaultOnly, G::Features, "Time between comparisons of hashes of compactions."),
+    flag("corrupt-check-time", K::Duration, "0s", Real, G::Features, "Time between comparisons of all data with members (0: never)."),
+    flag("compact-hash-check-time", K::Duration, "1m", Real, G::Features, "Time between comparisons of hashes of compactions."),
     flag("compaction-batch-limit", K::Signed, "0", Real, G::Features, "Revisions removed in one step of a compaction (0: 1000)."),
     flag("compaction-sleep-interval", K::Duration, "0", Real, G::Features, "Pause between the steps of a compaction (0: 10ms)."),
     flag("watch-progress-notify-interval", K::Duration, "0", Real, G::Features, "Time between progress notices of a watch (0: 10m)."),
     flag("warning-apply-duration", K::Duration, "100ms", Real, G::Features, "Warn about entries that take longer to apply."),
-    flag("bootstrap-defrag-threshold-megabytes", K::Unsigned, "0", DefaultOnly, G::Features, "Shrink the store at start if that frees so much."),
+    flag("bootstrap-defrag-threshold-megabytes", K::Unsigned, "0", Real, G::Features, "Shrink the store at start if that frees so much (0: never)."),
     flag("max-learners", K::Signed, "1", Real, G::Features, "Most learners in the cluster."),
-    flag("downgrade-check-time", K::Duration, "5s", DefaultOnly, G::Features, "Time between looks at a running downgrade."),
+    flag("downgrade-check-time", K::Duration, "5s", Real, G::Features, "Time between looks at a running downgrade."),
     flag("snapshot-catchup-entries", K::Unsigned, "5000", Real, G::Features, "Entries kept in memory for slow members; older ones are read from the log."),
 
     flag("force-new-cluster", K::Bool, "false", Real, G::Unsafe, "Make a cluster of one from the data of a larger one."),

@@ -116,6 +116,14 @@ pub struct Config {
     /// Time between checkpoints of one lease. No flag changes it, as in etcd.
     pub lease_checkpoint_interval: Duration,
     pub feature_gates: FeatureGates,
+    /// Time between comparisons of all data with the other members; zero: never.
+    pub corrupt_check_time: Duration,
+    /// Time between comparisons of what members hashed while compacting.
+    pub compact_hash_check_time: Duration,
+    /// The store is shrunk at a start if that frees so many megabytes; 0: never.
+    pub bootstrap_defrag_threshold_megabytes: u64,
+    /// Time between looks at a running downgrade; zero: never.
+    pub downgrade_check_time: Duration,
     pub log: LogConfig,
     pub unsafe_no_fsync: bool,
     pub socket_reuse_port: bool,
@@ -490,6 +498,10 @@ impl Config {
             warning_apply_duration: duration(values, "warning-apply-duration", Duration::ZERO)?,
             warning_unary_request_duration: duration(values, "warning-unary-request-duration", milliseconds(300))?,
             feature_gates: values.gates("feature-gates").resolve().map_err(ConfigError)?,
+            corrupt_check_time: duration(values, "corrupt-check-time", Duration::ZERO)?,
+            compact_hash_check_time: duration(values, "compact-hash-check-time", Duration::ZERO)?,
+            bootstrap_defrag_threshold_megabytes: values.unsigned("bootstrap-defrag-threshold-megabytes"),
+            downgrade_check_time: duration(values, "downgrade-check-time", Duration::ZERO)?,
             log,
             unsafe_no_fsync: values.bool("unsafe-no-fsync"),
             socket_reuse_port: values.bool("socket-reuse-port"),

@@ -68,6 +68,17 @@ pub enum HashUnanswered {
     Unanswered(Unanswered),
 }
 
+impl fmt::Display for HashUnanswered {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compacted => formatter.write_str(HASH_COMPACTED),
+            Self::FutureRevision => formatter.write_str(HASH_FUTURE),
+            Self::ClusterIdMismatch => formatter.write_str(CLUSTER_ID_MISMATCH),
+            Self::Unanswered(unanswered) => unanswered.fmt(formatter),
+        }
+    }
+}
+
 /// `/members`. A list without members is an answer: the caller decides what it means.
 pub async fn members_of(dialer: &Dialer, url: &Url, deadline: Duration) -> Result<PeerMembers, Unanswered> {
     let answer = ask(dialer, url, Question::get(MEMBERS_PATH), deadline).await?;

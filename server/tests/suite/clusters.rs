@@ -4,17 +4,17 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvorum_server::config::ClusterState;
-use kvorum_server::start::begin;
+use kvorum_server::start::{StartError, begin};
 use tempfile::TempDir;
 
 use super::raw::http1;
 use super::*;
 
 /// Members with short ticks, each in its own folder; `None` while it is stopped.
-struct Cluster {
-    folders: Vec<TempDir>,
+pub struct Cluster {
+    pub folders: Vec<TempDir>,
     peer_urls: Vec<Url>,
-    members: Vec<Option<Half>>,
+    pub members: Vec<Option<Half>>,
     adjust: fn(&mut Config),
 }
 
@@ -32,7 +32,7 @@ fn free_url() -> Url {
 }
 
 impl Cluster {
-    async fn start(count: usize, adjust: fn(&mut Config)) -> Self {
+    pub async fn start(count: usize, adjust: fn(&mut Config)) -> Self {
         let mut cluster = Self {
             folders: (0..count).map(|_| folder()).collect(),
             peer_urls: (0..count).map(|_| free_url()).collect(),
@@ -53,6 +53,10 @@ impl Cluster {
     }
 
     fn begin(&self, index: usize, change: impl FnOnce(&mut Config)) -> Running {
+        self.try_begin(index, change).expect("a member begins")
+    }
+
+    pub fn try_begin(&self, index: usize, change: impl FnOnce(&mut Config)) -> Result<Running, StartError> {
         let mut config = Config {
             name: format!("m{index}"),
             listen_peer_urls: vec![self.peer_urls[index].clone()],
@@ -65,28 +69,28 @@ impl Cluster {
         };
         (self.adjust)(&mut config);
         change(&mut config);
-        begin(&config).expect("a member begins")
+        begin(&config)
     }
 
-    fn serve(&mut self, index: usize, member: Running) {
+    pub fn serve(&mut self, index: usize, member: Running) {
         member.wait_until_ready().expect("a quorum is there");
         self.members[index] = Some(Half { client: Client::new(&member), member });
     }
 
-    fn restart(&mut self, index: usize) {
+    pub fn restart(&mut self, index: usize) {
         let member = self.begin(index, |_| {});
         self.serve(index, member);
     }
 
-    fn stop(&mut self, index: usize) {
+    pub fn stop(&mut self, index: usize) {
         stop(self.members[index].take().expect("it runs").member);
     }
 
-    fn client(&self, index: usize) -> &Client {
+    pub fn client(&self, index: usize) -> &Client {
         &self.members[index].as_ref().expect("it runs").client
     }
 
-    async fn leader(&self) -> usize {
+    pub async fn leader(&self) -> usize {
         loop {
             for (index, half) in self.members.iter().enumerate() {
                 let Some(half) = half else { continue };
@@ -100,7 +104,7 @@ impl Cluster {
     }
 
     /// Waits until every member that runs has applied the same, and compares their hashes.
-    async fn agree(&self) -> Fingerprint {
+    pub async fn agree(&self) -> Fingerprint {
         let running: Vec<&Half> = self.members.iter().flatten().collect();
         eventually(|| {
             let applied: Vec<u64> = running.iter().map(|half| half.member.core().reader.applied_index()).collect();

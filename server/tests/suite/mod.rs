@@ -4,6 +4,7 @@ mod auth;
 mod bad_input;
 mod clusters;
 mod compactions;
+mod corruption;
 mod files;
 mod leases;
 mod pages;
