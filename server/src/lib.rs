@@ -4,11 +4,13 @@
 //! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts
 //! and stops ([`start`], `ports`, `opening`, `take_over`, [`embed`]); the member behind its locks ([`core`]) and its background
 //! threads ([`background`], `auto_compaction`, `shrinking`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`,
-//! `housekeeping`); connection threads ([`worker`], [`connection`], [`tls`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the
-//! services they carry ([`services`], [`watch`]), and the plain HTTP pages ([`http1`], `pages`).
+//! `housekeeping`); connection threads ([`worker`], [`connection`], [`tls`], [`socket`], [`authority`], [`hpack`], [`grpc`]) and
+//! what connections may take of the process (`limits`, [`descriptors`], `held`), the services they carry ([`services`],
+//! [`watch`]), and the plain HTTP pages ([`http1`], `pages`, `access`).
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
 
+mod access;
 pub mod auth;
 mod authority;
 mod auto_compaction;
@@ -19,9 +21,11 @@ pub mod config;
 mod connection;
 pub mod core;
 mod database;
+pub mod descriptors;
 pub mod embed;
 mod grpc;
 mod health;
+mod held;
 mod housekeeping;
 mod hpack;
 pub mod http1;

@@ -22,6 +22,7 @@ use crate::config::{AutoCompaction, Config};
 use crate::connection::Port;
 use crate::core::{Core, CoreConfig, CoreParts, Peers};
 use crate::database::Databases;
+use crate::descriptors;
 use crate::housekeeping::Housekeeping;
 use crate::links::Links;
 use crate::metrics::Metrics;
@@ -78,6 +79,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
 
 /// Starts a member and returns at once; it serves when [`Running::wait_until_ready`] says so.
 pub fn begin(config: &Config) -> Result<Running, StartError> {
+    let shares = descriptors::shares().map_err(StartError)?;
     let Ports { client_urls, client_http_urls, metrics_urls, clients, peers, dialer } = Ports::open(config)?;
     let authenticator = Authenticator::new(&config.auth_token, config.auth_token_ttl_seconds, config.bcrypt_cost)
         .map_err(|error| StartError::new("failed to create token provider", error))?;
@@ -104,7 +106,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     let links = Links::new(&core, file_system, opened.snapshots.wal_directory.clone(), snapshots);
     core.set_peers(Arc::clone(&links) as Arc<dyn Peers>);
     core.settle(std::iter::empty());
-    let transport = start_transport(config, &core, &links, peers)?;
+    let transport = start_transport(config, &core, &links, peers, shares.peers)?;
     links.set_transport(transport, &opened.introduced);
     let is_alone = core.state().consensus().is_single_voter();
     if is_alone {
@@ -114,6 +116,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         core.schedule_compaction();
     }
     let last_commit = Arc::new(AtomicBool::new(false));
+    let backend_core = Arc::clone(&core);
     let backend = BackendThread {
         core: Arc::clone(&core),
         backend: opened.backend,
@@ -131,18 +134,23 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         log: None,
         workers: Arc::default(),
         others: Vec::new(),
-        backend: Some(spawn("backend", move || backend.run())?),
+        backend: Some(spawn("backend", move || {
+            let _guard = backend_core.guard();
+            backend.run();
+        })?),
         last_commit,
         links: Arc::clone(&links),
     };
     let raft_core = Arc::clone(&core);
     running.raft = Some(spawn("raft", move || {
         scheduling::prefer_short_slices();
+        let _guard = raft_core.guard();
         raft_core.run_raft_thread();
     })?);
     let log_core = Arc::clone(&core);
     running.log = Some(spawn("log", move || {
         scheduling::prefer_short_slices();
+        let _guard = log_core.guard();
         log_core.run_log_thread();
     })?);
     running.start_background(config)?;
@@ -153,7 +161,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         client_http_urls: running.client_http_urls.clone(),
         metrics_urls: running.metrics_urls.clone(),
         workers: worker_count(config),
-        options: WorkerOptions::from_config(config),
+        options: WorkerOptions::from_config(config, shares.clients),
         threads: Arc::clone(&running.workers),
     };
     let housekeeping = Housekeeping {
@@ -206,6 +214,7 @@ fn start_transport(
     core: &Core,
     links: &Arc<Links>,
     listeners: Vec<(Option<Arc<IncomingTls>>, TcpListener)>,
+    connections_max: usize,
 ) -> Result<PeerTransport, StartError> {
     let peer_config = PeerConfig {
         member_id: core.config.member_id,
@@ -215,6 +224,8 @@ fn start_transport(
         file_system: Arc::new(RealFileSystem),
         dial_timeout: Duration::from_secs(1) + config.election_timeout,
         dialer: core.dialer.clone(),
+        connections_max,
+        head_time: config.connection_limits.peer_head_time,
     };
     let (events, answers) = (Arc::clone(links) as Arc<dyn PeerEvents>, Arc::clone(links) as Arc<dyn PeerAnswers>);
     PeerTransport::start(peer_config, listeners, events, answers)
