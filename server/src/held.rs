@@ -94,9 +94,9 @@ mod tests {
         drop(small);
         drop(one_more);
         let fair = HeldBytes::new(&second, 9);
-        let _third = HeldBytes::new(&Held::new(&thread, LIMITS), 60);
+        let third = HeldBytes::new(&Held::new(&thread, LIMITS), 60);
         assert!(!second.is_full(), "below the floor it is served whatever others hold");
-        drop((large, fair));
+        drop((large, fair, third));
         assert!(!first.is_full());
         assert_eq!((first.own.get(), second.own.get(), thread.get()), (0, 0, 0));
     }
