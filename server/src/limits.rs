@@ -212,8 +212,9 @@ pub struct HeldLimits {
 impl Default for HeldLimits {
     fn default() -> Self {
         Self {
-            connection_bytes: 128 * 1024 * 1024,
-            thread_bytes: 512 * 1024 * 1024,
+            // One reply that is put together as a whole may be some hundred megabytes, and its connection has other calls.
+            connection_bytes: 512 * 1024 * 1024,
+            thread_bytes: 1024 * 1024 * 1024,
             connection_bytes_floor: 4 * 1024 * 1024,
         }
     }
