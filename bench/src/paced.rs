@@ -21,7 +21,7 @@ use crate::streams::Channel;
 
 pub const PUTS_PER_SECOND: u64 = 1000;
 const CONNECTIONS: u64 = 10;
-const KEYS: u64 = 10_000;
+pub const KEYS: u64 = 10_000;
 /// Visits all keys: it has no common divisor with their number.
 const KEY_STEP: u64 = 7919;
 /// A server that is so far behind is not going to catch up: a minute's calls.

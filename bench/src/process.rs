@@ -53,6 +53,12 @@ pub fn written_bytes(pid: u32) -> Result<u64, String> {
     parse_field(&read(pid, "io")?, "write_bytes")
 }
 
+/// Descriptors that the process has open.
+pub fn descriptors(pid: u32) -> Result<u64, String> {
+    let path = format!("/proc/{pid}/fd");
+    fs::read_dir(&path).map(|entries| entries.count() as u64).map_err(|error| format!("{path}: {error}"))
+}
+
 fn read(pid: u32, file: &str) -> Result<String, String> {
     let path = format!("/proc/{pid}/{file}");
     fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))

@@ -234,8 +234,7 @@ impl Measured {
             figures.insert(Figure::ServerCpu, self.server_cpu.as_secs_f64() / hundred_thousands);
             figures.insert(Figure::ClientCpu, self.client_cpu.as_secs_f64() / hundred_thousands);
         }
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get()) as f64;
-        figures.insert(Figure::ForeignCpu, self.foreign_cpu.as_secs_f64() / (self.elapsed.as_secs_f64() * cores));
+        figures.insert(Figure::ForeignCpu, self.foreign_share());
         figures.insert(Figure::PeakMemory, self.peak_memory_bytes as f64);
         Row { label: label.into(), figures }
     }
@@ -243,6 +242,12 @@ impl Measured {
     /// Bytes written to the disk while recording, for each request of the load of that number.
     pub fn written_per_request(&self, load: usize) -> f64 {
         self.written_bytes as f64 / self.tallies[load].count.max(1) as f64
+    }
+
+    /// What everything else used of the machine, from 0 to 1.
+    pub fn foreign_share(&self) -> f64 {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get()) as f64;
+        self.foreign_cpu.as_secs_f64() / (self.elapsed.as_secs_f64() * cores)
     }
 
     pub fn elapsed(&self) -> Duration {

@@ -28,7 +28,8 @@ use crate::auth::{Authenticator, Identity};
 use crate::database::Databases;
 use crate::ids::to_hex;
 use crate::limits::{
-    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PROPOSAL_QUEUE_MAX,
+    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PROPOSAL_QUEUE_BYTES_MAX,
+    PROPOSAL_QUEUE_MAX,
 };
 use crate::mailbox::{Mail, Mailbox, SlotKey};
 use crate::metrics::{Metrics, PeerMetrics};
@@ -107,6 +108,7 @@ pub struct Core {
     queue: Mutex<Queue>,
     queue_filled: Condvar,
     queue_length: AtomicUsize,
+    queue_bytes: AtomicUsize,
     /// The raft thread sleeps on it, until the next tick or a stop.
     clock: Wanted,
     peers: OnceLock<Arc<dyn Peers>>,
@@ -217,6 +219,17 @@ impl Wanted {
     }
 }
 
+/// See [`Core::guard`].
+pub struct PanicGuard<'a>(&'a Core);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(format!("thread {:?} panicked", std::thread::current().name().unwrap_or_default()));
+        }
+    }
+}
+
 impl Core {
     pub fn new(config: CoreConfig, parts: CoreParts, workers: usize) -> Self {
         let CoreParts { member, reader, wal, ids, publisher, metrics, databases, dialer, authenticator } = parts;
@@ -236,6 +249,7 @@ impl Core {
             queue: Mutex::default(),
             queue_filled: Condvar::new(),
             queue_length: AtomicUsize::new(0),
+            queue_bytes: AtomicUsize::new(0),
             clock: Wanted::default(),
             peers: OnceLock::new(),
             mailboxes: (0..workers).map(|_| Arc::default()).collect(),
@@ -323,6 +337,7 @@ impl Core {
             return Some(EtcdError::Stopped);
         }
         let full = self.queue_length.load(Ordering::Relaxed) > PROPOSAL_QUEUE_MAX
+            || self.queue_bytes.load(Ordering::Relaxed) > PROPOSAL_QUEUE_BYTES_MAX
             || self.backlog_operations.load(Ordering::Relaxed) > BACKEND_BACKLOG_OPERATIONS_MAX;
         full.then_some(EtcdError::RequestTooManyRequests)
     }
@@ -458,8 +473,11 @@ impl Core {
             drop(queue);
             return self.refuse_stopped(proposals.map(|proposal| proposal.waiter));
         }
+        let known = queue.proposals.len();
         queue.proposals.extend(proposals);
+        let bytes: usize = queue.proposals[known..].iter().map(|proposal| proposal.data.len()).sum();
         self.queue_length.store(queue.proposals.len(), Ordering::Relaxed);
+        self.queue_bytes.fetch_add(bytes, Ordering::Relaxed);
         drop(queue);
         self.queue_filled.notify_one();
     }
@@ -786,8 +804,9 @@ impl Core {
                 let mut queue = self.queue.lock();
                 std::mem::swap(&mut batch, &mut queue.proposals);
                 queue.persists = false;
+                self.queue_length.store(0, Ordering::Relaxed);
+                self.queue_bytes.store(0, Ordering::Relaxed);
             }
-            self.queue_length.store(0, Ordering::Relaxed);
             let turn = self.drive(&mut log, &mut batch);
             drop(log);
             self.deliver(turn, None);
@@ -917,6 +936,12 @@ impl Core {
         if self.failure.set(reason).is_ok() {
             self.stop();
         }
+    }
+
+    /// Stops the member if the thread or task that keeps the guard panics: without it the others would wait for ever, or go
+    /// on from what it left half done. Tasks of single connections need none: their panic ends the connection.
+    pub fn guard(&self) -> PanicGuard<'_> {
+        PanicGuard(self)
     }
 
     pub fn failure(&self) -> Option<&str> {

@@ -5,11 +5,12 @@
 //! and stops ([`start`], `ports`, `opening`, `take_over`, [`embed`]); the member behind its locks ([`core`]) and its background
 //! threads ([`background`], `auto_compaction`, `shrinking`, `space`); its peers ([`peer`], `links`, `snapshots`, `leases`,
 //! `changes`, `housekeeping`), and whether they hold the same (`corruption`); connection threads ([`worker`], [`connection`],
-//! [`tls`], [`socket`], [`authority`], [`grpc`]), the
-//! services they carry ([`services`], [`watch`]), and the plain HTTP pages ([`http1`], `pages`).
+//! [`tls`], [`socket`], [`authority`], [`grpc`]) and what connections may take of the process (`limits`, [`descriptors`],
+//! `held`), the services they carry ([`services`], [`watch`]), and the plain HTTP pages ([`http1`], `pages`, `access`).
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
 
+mod access;
 pub mod auth;
 mod authority;
 mod auto_compaction;
@@ -21,9 +22,11 @@ mod connection;
 pub mod core;
 mod corruption;
 mod database;
+pub mod descriptors;
 pub mod embed;
 mod grpc;
 mod health;
+mod held;
 mod housekeeping;
 pub mod http1;
 mod http1_connection;

@@ -31,6 +31,7 @@ use crate::peer::questions::HttpPeers;
 use crate::shrinking;
 use crate::start::{FolderLock, StartError, clamp};
 use crate::take_over;
+use crate::urls::quote;
 
 /// What the disk held, put together.
 pub struct Opened {
@@ -63,6 +64,7 @@ pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
     if !log_exists {
         create_folders(&*file_system, config).map_err(|error| StartError::new("data folder", error))?;
     }
+    warn_of_permissions(&config.data_dir);
     take_over::settle(config)?;
     let lmdb_options = LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync };
     let backend = LmdbBackend::open(&config.member_dir().join("backend"), lmdb_options)
@@ -149,6 +151,22 @@ pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
         is_restart: log_exists,
         introduced,
     })
+}
+
+/// What this member makes is for its own user alone; a folder that was there before may be open to others (CVE-2020-15113).
+/// etcd goes on as well, and warns in these words.
+fn warn_of_permissions(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(metadata) = std::fs::metadata(folder) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode != 0o700 {
+        let error = format!(
+            "directory {} exist, but the permission is \"{mode:04o}\". The recommended permission is \"0700\" to prevent \
+             possible unprivileged access to the data",
+            quote(&folder.display().to_string())
+        );
+        tracing::warn!(error, "check file permission");
+    }
 }
 
 /// Milliseconds between checkpoints of a lease; `None` if the gate LeaseCheckpoint is closed.

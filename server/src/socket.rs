@@ -72,6 +72,11 @@ impl Flusher {
         self.0.borrow().pings.last_read()
     }
 
+    /// Whether the client has said anything behind the preface.
+    pub fn has_frames(&self) -> bool {
+        self.0.borrow().pings.has_frames()
+    }
+
     /// Judges pings that were read; `has_calls` says whether calls are under way. False if the client sends too many.
     pub fn judge_pings(&self, has_calls: impl FnOnce() -> bool) -> bool {
         let pings = &mut self.0.borrow_mut().pings;

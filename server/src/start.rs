@@ -23,6 +23,7 @@ use crate::config::{AutoCompaction, Config};
 use crate::core::{Core, CoreConfig, CoreParts, Peers};
 use crate::corruption::{self, CoreView};
 use crate::database::Databases;
+use crate::descriptors;
 use crate::housekeeping::Housekeeping;
 use crate::links::Links;
 use crate::metrics::Metrics;
@@ -79,6 +80,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
 
 /// Starts a member and returns at once; it serves when [`Running::wait_until_ready`] says so.
 pub fn begin(config: &Config) -> Result<Running, StartError> {
+    let shares = descriptors::shares().map_err(StartError)?;
     let Ports { client_urls, client_http_urls, metrics_urls, clients, metrics, peers, dialer } = Ports::open(config)?;
     let authenticator = Authenticator::new(&config.auth_token, config.auth_token_ttl_seconds, config.bcrypt_cost)
         .map_err(|error| StartError::new("failed to create token provider", error))?;
@@ -108,7 +110,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     let links = Links::new(&core, file_system, opened.snapshots.wal_directory.clone(), snapshots);
     core.set_peers(Arc::clone(&links) as Arc<dyn Peers>);
     core.settle(std::iter::empty());
-    let transport = start_transport(config, &core, &links, peers)?;
+    let transport = start_transport(config, &core, &links, peers, shares.peers)?;
     links.set_transport(transport, &opened.introduced);
     let is_alone = core.state().consensus().is_single_voter();
     if is_alone {
@@ -118,6 +120,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         core.schedule_compaction();
     }
     let last_commit = Arc::new(AtomicBool::new(false));
+    let backend_core = Arc::clone(&core);
     let backend = BackendThread {
         core: Arc::clone(&core),
         backend: opened.backend,
@@ -135,22 +138,27 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         log: None,
         workers: Vec::new(),
         others: Vec::new(),
-        backend: Some(spawn("backend", move || backend.run())?),
+        backend: Some(spawn("backend", move || {
+            let _guard = backend_core.guard();
+            backend.run();
+        })?),
         last_commit,
         links: Arc::clone(&links),
     };
     let raft_core = Arc::clone(&core);
     running.raft = Some(spawn("raft", move || {
         scheduling::prefer_short_slices();
+        let _guard = raft_core.guard();
         raft_core.run_raft_thread();
     })?);
     let log_core = Arc::clone(&core);
     running.log = Some(spawn("log", move || {
         scheduling::prefer_short_slices();
+        let _guard = log_core.guard();
         log_core.run_log_thread();
     })?);
     running.start_background(config)?;
-    let open = running.start_workers(config, metrics)?;
+    let open = running.start_workers(config, shares.clients, metrics)?;
     let serving = Serving {
         core: Arc::clone(&core),
         listeners: clients,
@@ -235,6 +243,7 @@ fn start_transport(
     core: &Core,
     links: &Arc<Links>,
     listeners: Vec<(Option<Arc<IncomingTls>>, TcpListener)>,
+    connections_max: usize,
 ) -> Result<PeerTransport, StartError> {
     let peer_config = PeerConfig {
         member_id: core.config.member_id,
@@ -244,6 +253,8 @@ fn start_transport(
         file_system: Arc::new(RealFileSystem),
         dial_timeout: Duration::from_secs(1) + config.election_timeout,
         dialer: core.dialer.clone(),
+        connections_max,
+        head_time: config.connection_limits.peer_head_time,
     };
     let (events, answers) = (Arc::clone(links) as Arc<dyn PeerEvents>, Arc::clone(links) as Arc<dyn PeerAnswers>);
     PeerTransport::start(peer_config, listeners, events, answers)
@@ -308,9 +319,14 @@ impl Running {
     }
 
     /// Starts the connection threads. They answer on the ports of metrics from now on, and on those that are sent.
-    fn start_workers(&mut self, config: &Config, metrics: Listeners) -> Result<oneshot::Sender<Listeners>, StartError> {
+    fn start_workers(
+        &mut self,
+        config: &Config,
+        connections_max: usize,
+        metrics: Listeners,
+    ) -> Result<oneshot::Sender<Listeners>, StartError> {
         let (open, later) = oneshot::channel();
-        let options = WorkerOptions::from_config(config);
+        let options = WorkerOptions::from_config(config, connections_max);
         self.workers = worker_thread::start_all(&self.core, metrics, later, worker_count(config), &options)
             .map_err(|error| StartError::new("connection threads", error))?;
         for url in &self.metrics_urls {

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateways_certificate_is_nobodys() {
+    fn cve_2018_16886_a_gateways_certificate_is_nobodys() {
         let name: Arc<str> = "proxy".into();
         let mut headers = HeaderMap::new();
         let shown = |headers: &HeaderMap| certified(&Credentials::of_call(headers, Some(&name)), 7);

@@ -164,8 +164,8 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("peer-crl-file", K::Text, "", Real, G::Security, "Revoked certificates of members."),
     flag("peer-skip-client-san-verification", K::Bool, "false", Real, G::Security, "Do not check names in certificates of members."),
     flag("cipher-suites", K::TextSet, "", Real, G::Security, "TLS cipher suites to offer."),
-    flag("cors", K::TextSet, "*", DefaultOnly, G::Security, "Origins allowed to call from a browser."),
-    flag("host-whitelist", K::TextSet, "*", DefaultOnly, G::Security, "Host names allowed in plain HTTP requests."),
+    flag("cors", K::TextSet, "*", Real, G::Security, "Origins allowed to call from a browser."),
+    flag("host-whitelist", K::TextSet, "*", Real, G::Security, "Host names allowed in plain HTTP requests."),
     flag("tls-min-version", K::Text, "TLS1.2", Real, G::Security, "Oldest TLS version: TLS1.2 or TLS1.3."),
     flag("tls-max-version", K::Text, "", Real, G::Security, "Newest TLS version: TLS1.2, TLS1.3, or empty for the newest there is."),
 

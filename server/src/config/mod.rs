@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::limits::{ConnectionLimits, HeldLimits};
 pub use gates::FeatureGates;
 pub use help::{USAGE, flags_text, version_text};
 
@@ -135,6 +136,12 @@ pub struct Config {
     pub wal_segment_bytes: u64,
     /// 0: one for every core.
     pub connection_threads: usize,
+    /// Origins of web pages that may read the plain pages; empty or `*`: all.
+    pub cors: Vec<String>,
+    /// Names by which the plain pages may be asked for without TLS; empty or `*`: all.
+    pub host_whitelist: Vec<String>,
+    /// No flag changes them.
+    pub connection_limits: ConnectionLimits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -511,6 +518,9 @@ impl Config {
             value_budget_bytes: values.unsigned("value-budget-bytes"),
             wal_segment_bytes: values.unsigned("wal-segment-bytes"),
             connection_threads: usize::try_from(values.unsigned("connection-threads")).unwrap_or(usize::MAX),
+            cors: values.texts("cors"),
+            host_whitelist: values.texts("host-whitelist"),
+            connection_limits: ConnectionLimits::default(),
             name,
         };
         refuse_unsupported(values)?;

@@ -225,6 +225,8 @@ fn a_member_behind_the_log_gets_the_whole_database() {
         let snapshot = cluster.folders[behind].path().join("member/backend.1");
         assert!(snapshot.exists(), "its log was purged at the others");
         assert!(!snapshot.join("received").exists(), "the log knows of it");
+        // CVE-2020-15113: what came from another member is as private as what is its own.
+        super::files::check_private(&cluster.folders[behind].path().join("member"), &mut 0, &mut 0);
         assert_eq!(cluster.client(behind).time_to_live(lease).await.keys, ["leased"]);
         // It is a member like any other afterwards, also after another start.
         cluster.client(behind).put("after", "1").await;
@@ -311,5 +313,24 @@ fn leadership_moves_when_asked_and_refuses_what_etcd_refuses() {
         cluster.client(leader).maintenance().move_leader(target(id(other))).await.expect("a voter");
         assert_eq!(cluster.leader().await, other);
         cluster.client(leader).put("a", "1").await;
+    });
+}
+
+/// Seen elsewhere: users and tokens were known to the member that they were told to, and to no other.
+#[test]
+fn lessons_users_and_tokens_are_every_members() {
+    run(async {
+        let cluster = Cluster::start(3, |config| config.bcrypt_cost = 4).await;
+        cluster.client(0).add_everybody().await;
+        cluster.client(1).enable_auth().await;
+        let token = cluster.client(2).login("writer").await.expect("a login");
+        for index in 0..3 {
+            let client = cluster.client(index);
+            client.put_as(&token, "k").await.expect("it may, everywhere");
+            let nobody = client.try_put(put("k", "1")).await.expect_err("who is it?");
+            assert_eq!(nobody.message(), "etcdserver: user name is empty", "member {index}");
+            let other = client.put_as(&token, "s").await.expect_err("not its key");
+            assert_eq!(other.message(), "etcdserver: permission denied", "member {index}");
+        }
     });
 }

@@ -1,5 +1,6 @@
 //! What every test of the suite stands on: members, clients, and waiting without sleeping.
 
+mod advisories;
 mod auth;
 mod bad_input;
 mod clusters;
