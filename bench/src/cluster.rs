@@ -52,7 +52,7 @@ impl Cluster {
         let leader = self.leader()?;
         for member in &self.members {
             let put = requests::put_body(requests::key("settle/", 0), requests::value(VALUE_BYTES, 0));
-            trial::call(member.address(), PUT, put)?;
+            trial::call(member.address(), PUT, put, None)?;
         }
         Ok(leader)
     }
@@ -86,6 +86,6 @@ impl Cluster {
 }
 
 fn status(address: SocketAddr) -> Result<StatusResponse, String> {
-    let reply = trial::call(address, STATUS, wire::frame(&StatusRequest::default()))?;
+    let reply = trial::call(address, STATUS, wire::frame(&StatusRequest::default()), None)?;
     StatusResponse::decode(reply).map_err(|error| format!("StatusResponse: {error}"))
 }

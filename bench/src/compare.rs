@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::cases::{self, Case};
 use crate::figures::{Figure, Row};
+use crate::process;
 use crate::report::{self, Report};
 use crate::server::Program;
 use crate::trial::Trial;
@@ -68,7 +69,8 @@ fn run_case(case: &Case, options: &Options) -> Report {
                     .map_or_else(|| "done".to_owned(), |value| format!("{}/s", Figure::PerSecond.format(*value))),
                 Err(error) => format!("FAILED: {error}"),
             };
-            eprintln!("{} {number}/{} {}: {brief}", case.name, options.runs, program.name);
+            let load = process::load_average();
+            eprintln!("{} {number}/{} {}: {brief} (load average {load})", case.name, options.runs, program.name);
             runs.push(outcome);
         }
     }

@@ -15,6 +15,8 @@ pub enum Figure {
     OverQuiet,
     /// CPU seconds of the server per 100,000 requests.
     ServerCpu,
+    /// The server's CPU per request, in that of the same load in the row before.
+    CpuOverPlain,
     /// CPU seconds of the load generator per 100,000 requests: when it nears the server's, the generator is in the way.
     ClientCpu,
     /// Bytes.
@@ -25,6 +27,8 @@ pub enum Figure {
     WrittenPerPut,
     /// Bytes written to the disk in all.
     Written,
+    /// Bytes of the database's file.
+    FileSize,
     /// Seconds from the start of the process to its word that it is ready.
     UntilReady,
     /// Seconds from the start of the process to the first reply to a linearizable read.
@@ -50,12 +54,14 @@ impl Figure {
             Figure::P999 => "p999 ms",
             Figure::OverQuiet => "p99 / quiet",
             Figure::ServerCpu => "CPU s/100k",
+            Figure::CpuOverPlain => "CPU ratio",
             Figure::ClientCpu => "client CPU",
             Figure::PeakMemory => "peak MB",
             Figure::ResidentMemory => "resident MB",
             Figure::AnonymousMemory => "anonymous MB",
             Figure::WrittenPerPut => "bytes/put",
             Figure::Written => "written MB",
+            Figure::FileSize => "file MB",
             Figure::UntilReady => "ready s",
             Figure::UntilAnswer => "answer s",
             Figure::WithoutLeader => "median s",
@@ -71,11 +77,13 @@ impl Figure {
             Figure::ForeignCpu => format!("{:.0} %", value * 100.0),
             Figure::PerSecond | Figure::WrittenPerPut => with_thousands(value),
             Figure::P50 | Figure::P99 | Figure::P999 => short(value * 1e3),
-            Figure::PeakMemory | Figure::ResidentMemory | Figure::AnonymousMemory | Figure::Written => {
-                short(value / 1e6)
-            }
+            Figure::PeakMemory
+            | Figure::ResidentMemory
+            | Figure::AnonymousMemory
+            | Figure::Written
+            | Figure::FileSize => short(value / 1e6),
             Figure::ServerCpu | Figure::ClientCpu => format!("{value:.2}"),
-            Figure::OverQuiet => format!("{value:.2}x"),
+            Figure::OverQuiet | Figure::CpuOverPlain => format!("{value:.2}x"),
             Figure::WithoutLeader | Figure::WithoutLeaderLongest => short(value),
             Figure::UntilReady | Figure::UntilAnswer | Figure::UntilWatching | Figure::UntilFinished => {
                 format!("{value:.2}")

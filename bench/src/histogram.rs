@@ -29,6 +29,14 @@ impl Histogram {
         self.count += 1;
     }
 
+    /// Takes over the samples of another.
+    pub fn add(&mut self, other: &Histogram) {
+        for (bucket, further) in self.buckets.iter_mut().zip(&other.buckets) {
+            *bucket += further;
+        }
+        self.count += other.count;
+    }
+
     /// The smallest bucket edge that at least `share` (0 to 1) of the samples do not exceed; `None` without samples.
     pub fn percentile(&self, share: f64) -> Option<Duration> {
         if self.count == 0 {

@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use kvorum_net::hpack::{Decoder, encode_remembered};
+use kvorum_net::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::hpack::{self, Decoder};
-use crate::tls::{self, Socket};
+use crate::tls;
 use crate::wire;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -43,6 +44,9 @@ const SETTING_MAX_CONCURRENT_STREAMS: u16 = 3;
 const SETTING_INITIAL_WINDOW_SIZE: u16 = 4;
 
 const WINDOW_BYTES_DEFAULT: u32 = 65_535;
+/// Room for a call's fields, of which a JSON Web Token is by far the longest.
+const HEADER_TABLE_BYTES_MIN: u32 = 2048;
+
 /// Receive windows so large that the client never holds a server back.
 const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
 /// So many bytes may arrive before the connection's receive window is topped up.
@@ -57,7 +61,7 @@ pub enum Received<'a> {
 
 /// A connection on which all calls go to the same method.
 pub struct Connection {
-    stream: Socket,
+    stream: Stream,
     /// TLS may hold bytes that it was given.
     unflushed: bool,
     /// Bytes to be sent, from `sent` on.
@@ -70,6 +74,7 @@ pub struct Connection {
     decoder: Decoder,
     /// The header block of the next call: spelled out for the first, references to the server's table after that.
     call_block: Vec<u8>,
+    later_call_block: Vec<u8>,
     next_stream: u32,
     /// Calls by stream, from `first_stream` in steps of 2; `None` once ended. The first is always open.
     calls: VecDeque<Option<Call>>,
@@ -89,12 +94,17 @@ struct Call {
 }
 
 impl Connection {
-    /// With TLS if there is a connector.
-    pub async fn open(address: SocketAddr, path: &str, tls: Option<&TlsConnector>) -> Result<Connection, String> {
+    /// With TLS if there is a connector, as somebody if there is a token.
+    pub async fn open(
+        address: SocketAddr,
+        path: &str,
+        tls: Option<&TlsConnector>,
+        token: Option<&str>,
+    ) -> Result<Connection, String> {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("connect to {address}: {error}"))?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let stream = match tls {
-            None => Socket::Plain(stream),
+            None => Stream::Plain(stream),
             Some(connector) => tls::connect(connector, stream, address).await?,
         };
         let mut output = PREFACE.to_vec();
@@ -114,7 +124,8 @@ impl Connection {
             filled: 0,
             taken: 0,
             decoder: Decoder::default(),
-            call_block: first_call_block(&address.to_string(), path),
+            call_block: first_call_block(&address.to_string(), path, token),
+            later_call_block: later_call_block(token.is_some()),
             next_stream: 1,
             calls: VecDeque::new(),
             first_stream: 1,
@@ -140,7 +151,7 @@ impl Connection {
         put_frame(&mut self.output, HEADERS, END_HEADERS, stream, &self.call_block);
         put_frame(&mut self.output, DATA, END_STREAM, stream, body);
         if stream == 1 {
-            self.call_block = LATER_CALL_BLOCK.to_vec();
+            self.call_block = std::mem::take(&mut self.later_call_block);
         }
         self.next_stream += 2;
         self.open_calls += 1;
@@ -252,13 +263,14 @@ impl Connection {
 
     fn read_status(&mut self, stream: u32, block: &[u8]) -> Result<(), String> {
         let (mut status, mut message, mut http_status) = (None, Vec::new(), None);
-        self.decoder.decode(block, |name, value| match name {
+        let decoded = self.decoder.decode(block, |name, value| match name {
             b"grpc-status" if value == b"0" => status = Some(Ok(())),
             b"grpc-status" => status = Some(Err(value.to_vec())),
             b"grpc-message" => message = value.to_vec(),
             b":status" if value != b"200" => http_status = Some(String::from_utf8_lossy(value).into_owned()),
             _ => {}
-        })?;
+        });
+        decoded.map_err(|error| error.to_string())?;
         if let Some(http_status) = http_status {
             return Err(format!("HTTP status {http_status}"));
         }
@@ -302,8 +314,8 @@ impl Connection {
             match u16::from_be_bytes([setting[0], setting[1]]) {
                 SETTING_MAX_CONCURRENT_STREAMS => self.open_calls_max = value as usize,
                 SETTING_INITIAL_WINDOW_SIZE => self.stream_window_bytes = value,
-                // The block of later calls needs its four entries to stay in the server's table.
-                SETTING_HEADER_TABLE_SIZE if value < 1024 => {
+                // The block of later calls needs its entries to stay in the server's table.
+                SETTING_HEADER_TABLE_SIZE if value < HEADER_TABLE_BYTES_MIN => {
                     return Err(format!("a header table of {value} bytes is too small for the load generator"));
                 }
                 _ => {}
@@ -315,16 +327,23 @@ impl Connection {
 
 /// `:method: POST` and `:scheme: http` are in the static table; the others enter the server's dynamic table, where the
 /// newest has number 62.
-fn first_call_block(authority: &str, path: &str) -> Vec<u8> {
+fn first_call_block(authority: &str, path: &str, token: Option<&str>) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
-    hpack::encode_remembered(":path", path, &mut block);
-    hpack::encode_remembered(":authority", authority, &mut block);
-    hpack::encode_remembered("content-type", "application/grpc", &mut block);
-    hpack::encode_remembered("te", "trailers", &mut block);
+    encode_remembered(b":path", path.as_bytes(), &mut block);
+    encode_remembered(b":authority", authority.as_bytes(), &mut block);
+    encode_remembered(b"content-type", b"application/grpc", &mut block);
+    encode_remembered(b"te", b"trailers", &mut block);
+    if let Some(token) = token {
+        encode_remembered(b"token", token.as_bytes(), &mut block);
+    }
     block
 }
 
-const LATER_CALL_BLOCK: [u8; 6] = [0x83, 0x86, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62];
+/// The same fields by their numbers.
+fn later_call_block(with_token: bool) -> Vec<u8> {
+    let entries = if with_token { 5 } else { 4 };
+    [0x83, 0x86].into_iter().chain((0..entries).rev().map(|entry| 0x80 | (62 + entry))).collect()
+}
 
 fn put_frame(output: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     let length = u32::try_from(payload.len()).expect("frames are at most 16 KiB").to_be_bytes();

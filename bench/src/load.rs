@@ -49,6 +49,8 @@ pub struct Load {
     pub source: Box<dyn Fn(usize) -> Box<dyn Source> + Send>,
     /// Over TLS, if there is one.
     pub tls: Option<TlsConnector>,
+    /// Shown with each request, if there is one.
+    pub token: Option<String>,
 }
 
 /// What came back while recording.
@@ -77,6 +79,7 @@ impl Load {
                     address,
                     self.path,
                     self.tls.clone(),
+                    self.token.clone(),
                     control.clone(),
                     tally.clone(),
                 ));
@@ -146,10 +149,11 @@ impl Loop {
         address: SocketAddr,
         path: &str,
         tls: Option<TlsConnector>,
+        token: Option<String>,
         control: Arc<Control>,
         tally: Rc<RefCell<Tally>>,
     ) -> Result<(), String> {
-        let mut connection = Connection::open(address, path, tls.as_ref()).await?;
+        let mut connection = Connection::open(address, path, tls.as_ref(), token.as_deref()).await?;
         poll_fn(|context| self.turn(context, &mut connection, &control, &tally)).await
     }
 

@@ -8,6 +8,7 @@
 //! CPU" is more than a few percent, something else was running, and rates and latencies say little. The floor is an
 //! empty tonic service with replies of the same size.
 
+mod abuse;
 mod cases;
 mod clients;
 mod cluster;
@@ -16,7 +17,6 @@ mod control;
 mod figures;
 mod floor;
 mod histogram;
-mod hpack;
 mod http2;
 mod load;
 mod paced;
@@ -36,6 +36,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "usage: kvorum-bench compare --etcd PATH --kvorum PATH [options]
        kvorum-bench compare-clients [--etcd PATH] [--kvorum PATH] --client NAME=PATH... [options]
+       kvorum-bench abuse [--etcd PATH] [--kvorum PATH] [--only ATTACK,...] [--seconds N] [--dir PATH]
        kvorum-bench list
        kvorum-bench floor --listen ADDRESS
 
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     let result = match arguments.split_first() {
         Some((command, rest)) if command == "compare" => compare::run(rest),
         Some((command, rest)) if command == "compare-clients" => clients::run(rest),
+        Some((command, rest)) if command == "abuse" => abuse::run(rest),
         Some((command, rest)) if command == "floor" => floor::run(rest),
         Some((command, [])) if command == "list" => {
             for case in cases::ALL {

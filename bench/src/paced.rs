@@ -21,35 +21,78 @@ use crate::streams::Channel;
 
 pub const PUTS_PER_SECOND: u64 = 1000;
 const CONNECTIONS: u64 = 10;
-const KEYS: u64 = 10_000;
+pub const KEYS: u64 = 10_000;
 /// Visits all keys: it has no common divisor with their number.
 const KEY_STEP: u64 = 7919;
 /// A server that is so far behind is not going to catch up: a minute's calls.
 const UNDER_WAY_MAX: u64 = 60 * PUTS_PER_SECOND;
 
 /// Puts of 256 bytes over 10,000 keys named `name`, on 10 connections in turn.
-pub fn spawn(server: &Server, control: &Arc<Control>, name: &'static str) -> JoinHandle<Result<Tally, String>> {
+pub fn spawn(
+    server: &Server,
+    control: &Arc<Control>,
+    name: &'static str,
+    token: Option<&str>,
+) -> JoinHandle<Result<Tally, String>> {
     let body = move |number| requests::put_body(requests::key(name, number), requests::value(VALUE_BYTES, number));
-    spawn_calls(server, control, PUT, body)
+    spawn_calls(server, control, PUT, token, body)
 }
 
 /// Linearizable reads of one key each, of those that [`spawn`] puts, as often.
-pub fn spawn_reads(server: &Server, control: &Arc<Control>, name: &'static str) -> JoinHandle<Result<Tally, String>> {
-    spawn_calls(server, control, RANGE, move |number| requests::read_body(requests::key(name, number)))
+pub fn spawn_reads(
+    server: &Server,
+    control: &Arc<Control>,
+    name: &'static str,
+    token: Option<&str>,
+) -> JoinHandle<Result<Tally, String>> {
+    spawn_calls(server, control, RANGE, token, move |number| requests::read_body(requests::key(name, number)))
+}
+
+/// Puts of 10,000 of `keys` keys named `name`, spread over all of them.
+pub fn spawn_spread_puts(
+    server: &Server,
+    control: &Arc<Control>,
+    name: &'static str,
+    keys: u64,
+    value_bytes: usize,
+) -> JoinHandle<Result<Tally, String>> {
+    let body = move |number| {
+        let key = requests::key(name, spread(number, keys));
+        requests::put_body(key, requests::value(value_bytes, number))
+    };
+    spawn_calls(server, control, PUT, None, body)
+}
+
+/// Linearizable reads of one key each, of 10,000 keys between those that [`spawn_spread_puts`] puts.
+pub fn spawn_spread_reads(
+    server: &Server,
+    control: &Arc<Control>,
+    name: &'static str,
+    keys: u64,
+) -> JoinHandle<Result<Tally, String>> {
+    let between = move |number| (spread(number, keys) + keys / KEYS / 2) % keys;
+    spawn_calls(server, control, RANGE, None, move |number| requests::read_body(requests::key(name, between(number))))
+}
+
+fn spread(number: u64, keys: u64) -> u64 {
+    number * keys / KEYS % keys
 }
 
 fn spawn_calls(
     server: &Server,
     control: &Arc<Control>,
     path: &'static str,
+    token: Option<&str>,
     body: impl Fn(u64) -> Bytes + Send + 'static,
 ) -> JoinHandle<Result<Tally, String>> {
-    let address = server.address();
+    let (address, token) = (server.address(), token.map(str::to_owned));
     load::spawn_thread(control, move |control, tally| async move {
         let bodies: Vec<Bytes> = (0..KEYS).map(body).collect();
         let mut channels = Vec::new();
         for _ in 0..CONNECTIONS {
-            channels.push(Channel::open(address).await?);
+            let mut channel = Channel::open(address).await?;
+            channel.token = token.as_deref().map(Rc::from);
+            channels.push(channel);
         }
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / PUTS_PER_SECOND as u32);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);

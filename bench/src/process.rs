@@ -22,6 +22,12 @@ pub fn machine_cpu_time() -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
+/// Processes that ran or waited for a processor, on the average of the last minute.
+pub fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().unwrap_or("unknown").to_owned()
+}
+
 /// Resident memory now and at its peak, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -45,6 +51,12 @@ pub fn reset_peak_memory(pid: u32) -> Result<(), String> {
 /// Bytes that the process caused to be written to block devices, counted when a page is dirtied.
 pub fn written_bytes(pid: u32) -> Result<u64, String> {
     parse_field(&read(pid, "io")?, "write_bytes")
+}
+
+/// Descriptors that the process has open.
+pub fn descriptors(pid: u32) -> Result<u64, String> {
+    let path = format!("/proc/{pid}/fd");
+    fs::read_dir(&path).map(|entries| entries.count() as u64).map_err(|error| format!("{path}: {error}"))
 }
 
 fn read(pid: u32, file: &str) -> Result<String, String> {

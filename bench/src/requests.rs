@@ -15,6 +15,7 @@ pub const RANGE: &str = "/etcdserverpb.KV/Range";
 pub const TXN: &str = "/etcdserverpb.KV/Txn";
 pub const COMPACT: &str = "/etcdserverpb.KV/Compact";
 pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
 pub const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 pub const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
@@ -26,7 +27,7 @@ pub const VALUE_BYTES: usize = 256;
 pub const RANGE_VALUE_BYTES: usize = 300;
 
 /// How many keys the put cases overwrite, in an order that jumps about.
-const PUT_KEYS: u64 = 10_000;
+pub const PUT_KEYS: u64 = 10_000;
 
 const FILL_CONNECTIONS: usize = 10;
 const FILL_STREAMS: usize = 50;
@@ -85,13 +86,13 @@ pub fn puts_over(name: &'static str, keys: u64, connections: usize, streams: usi
         let next = connection * (bodies.len() / connections.max(1));
         Box::new(Ring { bodies: bodies.clone(), next, step: 7919 })
     };
-    Load { path: PUT, connections, streams, source: Box::new(source), tls: None }
+    Load { path: PUT, connections, streams, source: Box::new(source), tls: None, token: None }
 }
 
 /// The same request over and over.
 pub fn repeat(path: &'static str, body: Bytes, connections: usize, streams: usize) -> Load {
     let source = move |_| -> Box<dyn Source> { Box::new(Ring { bodies: Arc::new([body.clone()]), next: 0, step: 1 }) };
-    Load { path, connections, streams, source: Box::new(source), tls: None }
+    Load { path, connections, streams, source: Box::new(source), tls: None, token: None }
 }
 
 /// `count` requests, made by `body` from their number, each once.
@@ -101,7 +102,14 @@ pub fn each(path: &'static str, count: u64, body: impl Fn(u64) -> Bytes + Send +
         let (next, body) = (next.clone(), body.clone());
         Box::new(Each { next, count, body: Box::new(move |number| body(number)) })
     };
-    Load { path, connections: FILL_CONNECTIONS, streams: FILL_STREAMS, source: Box::new(source), tls: None }
+    Load {
+        path,
+        connections: FILL_CONNECTIONS,
+        streams: FILL_STREAMS,
+        source: Box::new(source),
+        tls: None,
+        token: None,
+    }
 }
 
 /// Puts `count` keys named `name`, each once, in increasing order.

@@ -18,6 +18,9 @@ use crate::tls::Files;
 /// etcd's words when it begins to serve; Kvorum says the same, and so does the floor.
 pub const READY_LINE: &str = "ready to serve client requests";
 
+/// More than any case fills.
+const QUOTA_BYTES: &str = "68719476736";
+
 const READY_SECONDS_MAX: u64 = 120;
 const STOP_SECONDS_MAX: u64 = 30;
 const LOG_LINES_QUOTED: usize = 5;
@@ -39,6 +42,8 @@ pub struct Placement {
     pub peer: SocketAddr,
     /// As the flag `--initial-cluster` takes it: all members.
     pub initial_cluster: String,
+    /// The cluster was formed by others.
+    pub joins: bool,
 }
 
 impl Placement {
@@ -55,8 +60,20 @@ impl Placement {
             client: *client,
             peer: *peer,
             initial_cluster: initial_cluster.clone(),
+            joins: false,
         };
         Ok(clients.iter().zip(peers).enumerate().map(placement).collect())
+    }
+
+    /// The same for servers of which each but the first is to join those before it.
+    pub fn of_cluster_in_turn(count: usize) -> Result<Vec<Placement>, String> {
+        let mut placements = Placement::of_cluster(count)?;
+        for (number, placement) in placements.iter_mut().enumerate() {
+            let members: Vec<&str> = placement.initial_cluster.split(',').take(number + 1).collect();
+            placement.initial_cluster = members.join(",");
+            placement.joins = number > 0;
+        }
+        Ok(placements)
     }
 }
 
@@ -78,6 +95,8 @@ pub struct Server {
     placement: Placement,
     /// Clients speak TLS if there are files for it.
     tls: Option<Files>,
+    /// Further flags.
+    flags: Vec<String>,
     folder: TempDir,
 }
 
@@ -107,6 +126,17 @@ impl Server {
         Ok((server, connector))
     }
 
+    /// As [`Self::start`], with JSON Web Tokens signed by a key of its own (P-256).
+    pub fn start_with_signed_tokens(program: &Program, parent: &Path) -> Result<Server, String> {
+        let placement = Placement::of_cluster(1)?.remove(0);
+        let mut server = Server::place(program, parent, placement)?;
+        let key = crate::tls::signing_key(server.folder.path())?;
+        let option = format!("jwt,sign-method=ES256,priv-key={},ttl=1h", key.display());
+        server.flags = vec!["--auth-token".to_owned(), option];
+        server.resume()?;
+        Ok(server)
+    }
+
     /// A server that is to be started, on an empty folder below `parent`.
     pub fn place(program: &Program, parent: &Path, placement: Placement) -> Result<Server, String> {
         std::fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
@@ -114,7 +144,7 @@ impl Server {
             .prefix("kvorum-bench-")
             .tempdir_in(parent)
             .map_err(|error| format!("temporary folder in {}: {error}", parent.display()))?;
-        Ok(Server { program: program.clone(), child: None, placement, tls: None, folder })
+        Ok(Server { program: program.clone(), child: None, placement, tls: None, flags: Vec::new(), folder })
     }
 
     /// Starts the stopped server on the data it left; returns the time until it said that it is ready.
@@ -191,11 +221,13 @@ impl Server {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &placement.initial_cluster])
+            .args(["--initial-cluster-state", if placement.joins { "existing" } else { "new" }])
             // The quota would end the fills of the large cases; it is the same for both.
-            .args(["--quota-backend-bytes", "8589934592"]);
+            .args(["--quota-backend-bytes", QUOTA_BYTES]);
         if let Some(files) = &self.tls {
             command.arg("--cert-file").arg(&files.certificate).arg("--key-file").arg(&files.key);
         }
+        command.args(&self.flags);
         command
     }
 }

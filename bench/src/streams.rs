@@ -2,6 +2,7 @@
 //! keeps no more than what has arrived and was not yet asked for.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -14,6 +15,8 @@ use crate::wire::{self, Messages};
 pub struct Channel {
     sender: SendRequest<Bytes>,
     address: SocketAddr,
+    /// Shown with each call, if there is one.
+    pub token: Option<Rc<str>>,
 }
 
 impl Channel {
@@ -21,13 +24,13 @@ impl Channel {
         let (sender, connection) = wire::connect(address).await?;
         // An error of the connection also ends its calls, and is reported by them.
         tokio::task::spawn_local(async move { connection.await.ok() });
-        Ok(Channel { sender, address })
+        Ok(Channel { sender, address, token: None })
     }
 
     /// Opens a call that stays open.
     pub async fn duplex(&self, path: &str) -> Result<Duplex, String> {
         let mut sender = self.sender.clone().ready().await.map_err(|error| format!("open {path}: {error}"))?;
-        let sent = sender.send_request(wire::call_head(self.address, path), false);
+        let sent = sender.send_request(wire::call_head(self.address, path, self.token.as_deref()), false);
         let (head, requests) = sent.map_err(|error| format!("open {path}: {error}"))?;
         Ok(Duplex { requests, head: Some(head), body: None, messages: Messages::default() })
     }

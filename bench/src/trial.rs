@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -58,6 +59,11 @@ impl Trial {
     /// The same with TLS for clients, and what connects to it.
     pub fn start_with_tls(&self) -> Result<(Server, TlsConnector), String> {
         Server::start_with_tls(&self.program, &self.folder)
+    }
+
+    /// A fresh server that hands out JSON Web Tokens.
+    pub fn start_with_signed_tokens(&self) -> Result<Server, String> {
+        Server::start_with_signed_tokens(&self.program, &self.folder)
     }
 
     /// Runs `loads` together: a while unrecorded, then the time of the trial.
@@ -147,16 +153,19 @@ impl Trial {
 
     /// One request, one reply, on a connection of its own.
     pub fn call(&self, server: &Server, path: &'static str, body: Bytes) -> Result<Bytes, String> {
-        call(server.address(), path, body)
+        call(server.address(), path, body, None)
     }
 }
 
-/// One request, one reply, on a connection of its own.
-pub fn call(address: SocketAddr, path: &'static str, body: Bytes) -> Result<Bytes, String> {
+/// One request, one reply, on a connection of its own, by whom the token is.
+pub fn call(address: SocketAddr, path: &'static str, body: Bytes, token: Option<&str>) -> Result<Bytes, String> {
     let control = Arc::new(Control::default());
     let (sender, receiver) = mpsc::channel();
+    let token = token.map(str::to_owned);
     let running = load::spawn_thread(&control, move |_, _| async move {
-        let reply = Channel::open(address).await?.call(path, body).await?;
+        let mut channel = Channel::open(address).await?;
+        channel.token = token.as_deref().map(Rc::from);
+        let reply = channel.call(path, body).await?;
         sender.send(reply).map_err(|error| error.to_string())
     });
     finish(running, &control)?;
@@ -196,6 +205,20 @@ impl Used {
 }
 
 impl Measured {
+    /// Adds what was seen in another stretch of time, of the same loads on the same server.
+    pub fn add(&mut self, other: Measured) {
+        for (tally, further) in self.tallies.iter_mut().zip(other.tallies) {
+            tally.latency.add(&further.latency);
+            tally.count += further.count;
+        }
+        self.elapsed += other.elapsed;
+        self.server_cpu += other.server_cpu;
+        self.client_cpu += other.client_cpu;
+        self.foreign_cpu += other.foreign_cpu;
+        self.peak_memory_bytes = self.peak_memory_bytes.max(other.peak_memory_bytes);
+        self.written_bytes += other.written_bytes;
+    }
+
     /// All figures, of the load of that number; CPU is per request of that load.
     pub fn row(&self, label: impl Into<String>, load: usize) -> Row {
         let tally = &self.tallies[load];
@@ -211,8 +234,7 @@ impl Measured {
             figures.insert(Figure::ServerCpu, self.server_cpu.as_secs_f64() / hundred_thousands);
             figures.insert(Figure::ClientCpu, self.client_cpu.as_secs_f64() / hundred_thousands);
         }
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get()) as f64;
-        figures.insert(Figure::ForeignCpu, self.foreign_cpu.as_secs_f64() / (self.elapsed.as_secs_f64() * cores));
+        figures.insert(Figure::ForeignCpu, self.foreign_share());
         figures.insert(Figure::PeakMemory, self.peak_memory_bytes as f64);
         Row { label: label.into(), figures }
     }
@@ -220,6 +242,12 @@ impl Measured {
     /// Bytes written to the disk while recording, for each request of the load of that number.
     pub fn written_per_request(&self, load: usize) -> f64 {
         self.written_bytes as f64 / self.tallies[load].count.max(1) as f64
+    }
+
+    /// What everything else used of the machine, from 0 to 1.
+    pub fn foreign_share(&self) -> f64 {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get()) as f64;
+        self.foreign_cpu.as_secs_f64() / (self.elapsed.as_secs_f64() * cores)
     }
 
     pub fn elapsed(&self) -> Duration {

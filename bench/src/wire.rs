@@ -46,16 +46,21 @@ pub async fn connect(address: SocketAddr) -> Result<(SendRequest<Bytes>, Connect
         .map_err(|error| format!("HTTP/2 handshake with {address}: {error}"))
 }
 
-/// The head of a call to `path`, such as `/etcdserverpb.KV/Put`.
-pub fn call_head(address: SocketAddr, path: &str) -> Request<()> {
-    Request::builder()
+/// The head of a call to `path`, such as `/etcdserverpb.KV/Put`, as somebody if there is a token.
+pub fn call_head(address: SocketAddr, path: &str, token: Option<&str>) -> Request<()> {
+    let request = Request::builder();
+    let request = match token {
+        Some(token) => request.header("token", token),
+        None => request,
+    };
+    request
         .method(Method::POST)
         .version(Version::HTTP_2)
         .uri(format!("http://{address}{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(())
-        .expect("address and path are valid in a URI")
+        .expect("address, path and token are valid in a request")
 }
 
 /// Fails unless `trailers` say that the call went well.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use kvorum_api::etcdserverpb as pb;
 use kvorum_interop::process::{Kind, Member};
 use kvorum_interop::tools;
-use support::{State, disarm, fill, kv, kvorumutl, put, run, save, state, succeed, text};
+use support::{State, check_private, disarm, fill, kv, kvorumutl, put, run, save, state, succeed, text};
 
 const FORMATS: [&str; 6] = ["simple", "table", "json", "fields", "protobuf", "bogus"];
 
@@ -25,6 +25,9 @@ impl Side {
         let place = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", member.peer_url()];
         let arguments = [&["snapshot", "restore", text(file), "--data-dir", text(&data)][..], &place, flags].concat();
         assert!(succeed(&self.tool, &arguments).contains("restored snapshot"));
+        if self.tool == kvorumutl() {
+            check_private(&data);
+        }
         member.restart().expect("the restored member starts");
         member
     }

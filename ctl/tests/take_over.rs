@@ -6,7 +6,7 @@ use std::path::Path;
 
 use kvorum_interop::process::{Kind, Member};
 use kvorum_interop::tools;
-use support::{disarm, fill, identity, kvorumutl, put, state, succeed, term, text};
+use support::{check_private, disarm, fill, identity, kvorumutl, put, state, succeed, term, text};
 
 /// `snapshot_count`: entries between two snapshots of etcd; `is_killed`: how Kvorum ends before it is exported.
 async fn there_and_back(etcd: &Path, back: &Path, snapshot_count: u64, is_killed: bool) {
@@ -27,6 +27,7 @@ async fn there_and_back(etcd: &Path, back: &Path, snapshot_count: u64, is_killed
     assert_eq!(identity(&member).await, who);
     assert!(term(&member).await > was);
     assert!(member.log().contains("took over the data of etcd"));
+    check_private(&data);
     disarm(&member).await;
     put(&member, "by Kvorum", "1").await;
     let expected = state(&member).await;
@@ -47,6 +48,7 @@ async fn there_and_back(etcd: &Path, back: &Path, snapshot_count: u64, is_killed
     let target = theirs.folder().join("data");
     let said = succeed(kvorumutl(), &["export", "--data-dir", text(&data), "--to", text(&target)]);
     assert!(said.contains("exported data directory"), "{said}");
+    check_private(&target);
     theirs.set_environment(vec![("ETCD_VERIFY".to_owned(), "all".into())]);
     theirs.restart().expect("etcd starts on ours");
     assert_eq!(state(&theirs).await, expected);

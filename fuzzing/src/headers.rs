@@ -10,7 +10,8 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use kvorum_server::from_outside::headers::{Decoder, RepairedReader, encode_literal};
+use kvorum_net::hpack::{Decoder, encode_literal};
+use kvorum_server::from_outside::headers::RepairedReader;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::input::Input;
@@ -35,7 +36,7 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn blocks(input: &mut Input<'_>) {
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::default();
     while !input.is_empty() {
         let block = input.piece();
         let mut fields: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
@@ -46,7 +47,7 @@ fn blocks(input: &mut Input<'_>) {
         let mut plain = Vec::new();
         fields.iter().for_each(|(name, value)| encode_literal(name, value, &mut plain));
         let mut again = Vec::new();
-        let read = Decoder::new().decode(&plain, |name, value| again.push((name.to_vec(), value.to_vec())));
+        let read = Decoder::default().decode(&plain, |name, value| again.push((name.to_vec(), value.to_vec())));
         assert!(read.is_ok() && again == fields, "what was encoded is decoded");
         if decoded.is_err() {
             break;

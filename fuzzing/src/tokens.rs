@@ -10,12 +10,11 @@
 
 use std::sync::OnceLock;
 
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use kvorum_server::from_outside::tokens::{
-    CertificateFields, Jwt, SimpleTokens, first_block, private_key, public_key, revoked_serials,
-};
-use ring::hmac;
+use kvorum_net::certificate::{CertificateFields, revoked_serials};
+use kvorum_server::from_outside::tokens::{Jwt, SimpleTokens, first_block, private_key, public_key};
 
 use crate::input::Input;
 

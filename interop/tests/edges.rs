@@ -333,3 +333,66 @@ async fn pages() {
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(metrics.contains("etcd_server_has_leader 1"), "{metrics}");
 }
+
+/// Alarms of members that are none, of no kind and of all kinds; downgrades that are none; a member without a quota.
+#[tokio::test]
+async fn alarms_downgrades_and_the_status_of_them() {
+    let Some(server) = tools::or_skip(tools::server_under_test()) else { return };
+    let Some(oracle) = tools::or_skip(tools::go_program("oracle")) else { return };
+    let flags = ["--quota-backend-bytes=-1"];
+    let left = Half::start(Kind::Oracle, &oracle, &flags).await;
+    let right = Half::start(Kind::Server, &server, &flags).await;
+    both(&left, &right, &Call::Put(put("a", "1"))).await.expect("a put succeeds");
+    let Ok(Reply::Status(status)) = both(&left, &right, &Call::Status).await else { panic!("a status") };
+    assert_eq!(status.db_size_quota, -1);
+    let (get, activate, deactivate) = (0, 1, 2);
+    for action in [activate, get, deactivate, get] {
+        for alarm in 0..=3 {
+            for member_id in [0, 7] {
+                // etcd lists several in no particular order.
+                let is_one = action != get || alarm != 0;
+                if is_one {
+                    let request = pb::AlarmRequest { action, member_id, alarm };
+                    both(&left, &right, &Call::Alarm(request)).await.expect("an answer");
+                }
+            }
+            if action == activate {
+                for member_id in [7, 0] {
+                    let request = pb::AlarmRequest { action: deactivate, member_id, alarm };
+                    both(&left, &right, &Call::Alarm(request)).await.expect("an answer");
+                    both(&left, &right, &Call::Status).await.expect("a status");
+                }
+            }
+        }
+    }
+    let (validate, enable, cancel) = (0, 1, 2);
+    let steps = [
+        (validate, "3.6"),
+        (validate, "3.6.0"),
+        (validate, "3.6.99"),
+        (validate, "3.7"),
+        (validate, "3.7.1"),
+        (validate, "3.8"),
+        (validate, "3.5"),
+        (validate, "2.3"),
+        (validate, ""),
+        (validate, "six"),
+        (cancel, ""),
+        (3, "3.6"),
+        (enable, "3.5"),
+        (enable, "3.6"),
+        (validate, "3.6"),
+        (enable, "3.6"),
+        (cancel, "six"),
+        (cancel, ""),
+    ];
+    for (action, version) in steps {
+        let request = pb::DowngradeRequest { action, version: version.to_owned() };
+        let body: Bytes = request.encode_to_vec().into();
+        let call = Call::Bytes { path: "/etcdserverpb.Maintenance/Downgrade", body, what: "downgrade" };
+        both(&left, &right, &call).await.ok();
+    }
+    let body: Bytes = pb::MoveLeaderRequest { target_id: 7 }.encode_to_vec().into();
+    let call = Call::Bytes { path: "/etcdserverpb.Maintenance/MoveLeader", body, what: "a move" };
+    both(&left, &right, &call).await.expect_err("there is no such member");
+}

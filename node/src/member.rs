@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kvorum_api::etcdserverpb::{
-    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest, RequestHeader,
+    AlarmMember, InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest, RequestHeader,
 };
 use kvorum_api::{EtcdError, raftpb};
 use kvorum_store::{
@@ -55,6 +55,9 @@ pub struct Turn<W> {
     pub leases_changed: bool,
     /// A request was over quota: the alarm is to be raised for the cluster.
     pub space_exceeded: bool,
+    /// Alarms that were not raised before, and that are raised no longer.
+    pub alarms_raised: Vec<AlarmMember>,
+    pub alarms_lifted: Vec<AlarmMember>,
     /// Members came, went, or changed their addresses.
     pub membership_changed: bool,
     /// The cluster went down to an older version, whose members cannot apply what is in the log so far: it must not be
@@ -81,6 +84,8 @@ impl<W> Default for Turn<W> {
             compaction_scheduled: false,
             leases_changed: false,
             space_exceeded: false,
+            alarms_raised: Vec::new(),
+            alarms_lifted: Vec::new(),
             membership_changed: false,
             snapshot_forced: false,
             auth_changed: false,
@@ -486,9 +491,8 @@ impl<W> Member<W> {
         turn.events.append(&mut self.effects.events);
         turn.compaction_scheduled |= std::mem::take(&mut self.effects.compaction_scheduled);
         turn.space_exceeded |= std::mem::take(&mut self.effects.space_exceeded);
-        // Told to nobody here: the metrics page and the status read them from the store.
-        self.effects.alarms_raised.clear();
-        self.effects.alarms_lifted.clear();
+        turn.alarms_raised.append(&mut self.effects.alarms_raised);
+        turn.alarms_lifted.append(&mut self.effects.alarms_lifted);
         self.effects.cluster_version = None;
         turn.membership_changed |= std::mem::take(&mut self.effects.membership_changed);
         turn.auth_changed |= std::mem::take(&mut self.effects.auth_changed);

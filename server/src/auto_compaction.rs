@@ -77,12 +77,16 @@ impl AutoCompactor {
                 let wait = if *compacted_before { (*period).min(PERIODIC_INTERVAL_MAX) } else { *period };
                 let due = now.saturating_sub(*last_success) >= wait && target != self.last;
                 *compacted_before |= due;
-                samples.push_back(revision);
-                if samples.len() > samples_max(*period) {
-                    samples.pop_front();
-                }
+                push_sample(samples, *period, revision);
                 due.then_some(target)
             }
+        }
+    }
+
+    /// A look of a member that does not lead: it compacts nothing, and remembers what it would need if it did.
+    pub fn pass(&mut self, revision: i64) {
+        if let Policy::Periodic { period, samples, .. } = &mut self.policy {
+            push_sample(samples, *period, revision);
         }
     }
 
@@ -92,6 +96,13 @@ impl AutoCompactor {
         if let Policy::Periodic { last_success, .. } = &mut self.policy {
             *last_success = now;
         }
+    }
+}
+
+fn push_sample(samples: &mut VecDeque<i64>, period: Duration, revision: i64) {
+    samples.push_back(revision);
+    if samples.len() > samples_max(period) {
+        samples.pop_front();
     }
 }
 
@@ -175,6 +186,35 @@ mod tests {
         compactor.completed(Duration::from_secs(120), 11);
         assert_eq!(compactor.due(Duration::from_secs(219), 220), None);
         assert!(compactor.due(Duration::from_secs(220), 221).is_some());
+    }
+
+    /// Who leads compacts: at each look (seconds, whether this member leads), and what it compacts to.
+    #[test]
+    fn only_the_leader_compacts_and_goes_by_what_it_saw_before() {
+        let looks = |mode, leads: &dyn Fn(u64) -> bool, until| {
+            let mut compactor = AutoCompactor::new(mode, 1).expect("it is on");
+            let mut now = Duration::ZERO;
+            let mut done = Vec::new();
+            while now.as_secs() < until {
+                now += compactor.interval();
+                let revision = i64::try_from(1 + now.as_secs()).expect("small");
+                if !leads(now.as_secs()) {
+                    compactor.pass(revision);
+                } else if let Some(target) = compactor.due(now, revision) {
+                    compactor.completed(now, target);
+                    done.push((now.as_secs(), target));
+                }
+            }
+            done
+        };
+        // It takes over after 25 minutes, late, and then once in each period.
+        let late = looks(periodic(10 * MINUTE), &|second| second > 25 * MINUTE, 40 * MINUTE);
+        assert_eq!(late, [(26 * MINUTE, 901), (36 * MINUTE, 1501)]);
+        // It leads for the first quarter of an hour, and again later.
+        let twice = looks(periodic(10 * MINUTE), &|second| !(15 * MINUTE..=32 * MINUTE).contains(&second), 45 * MINUTE);
+        assert_eq!(twice, [(600, 1), (33 * MINUTE, 1321), (43 * MINUTE, 1921)]);
+        let by_revision = looks(AutoCompaction::Revision(100), &|second| second > 8 * MINUTE, 15 * MINUTE);
+        assert_eq!(by_revision, [(600, 501), (900, 801)]);
     }
 
     #[test]

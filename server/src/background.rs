@@ -222,12 +222,14 @@ fn hash_for_compaction(core: &Core, batch_limit: usize, pause: Duration) -> Resu
     Ok(())
 }
 
-/// Compacts by itself, as `--auto-compaction-mode` and `--auto-compaction-retention` say, until the stop.
+/// Compacts by itself while it leads, as `--auto-compaction-mode` and `--auto-compaction-retention` say, until the stop.
 pub fn run_auto_compaction(core: &Core, mode: AutoCompaction) {
     let began = Instant::now();
     let Some(mut compactor) = AutoCompactor::new(mode, core.reader.revision()) else { return };
     while sleep_unless_stopped(core, compactor.interval()) {
-        if let Some(target) = compactor.due(began.elapsed(), core.reader.revision())
+        if core.leader() != core.config.member_id {
+            compactor.pass(core.reader.revision());
+        } else if let Some(target) = compactor.due(began.elapsed(), core.reader.revision())
             && compact(core, target)
         {
             compactor.completed(began.elapsed(), target);

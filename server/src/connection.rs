@@ -13,14 +13,18 @@ use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, RecvStream};
 use http::{Request, StatusCode};
+use kvorum_net::stream::Stream;
 use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::access::Access;
 use crate::auth::Credentials;
 use crate::grpc::{MessageReader, Responder, Status, answer_content_type, parse_timeout};
+use crate::held::Held;
 use crate::limits::{
-    CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, PREFACE_SECONDS_MAX, REQUEST_END_SECONDS_MAX, STREAM_WINDOW_BYTES,
+    CONNECTION_STREAMS_MAX, CONNECTION_WINDOW_BYTES, ConnectionLimits, ERROR_RESETS_MAX, HEADER_LIST_BYTES_MAX,
+    PENDING_RESETS_MAX, REQUEST_END_SECONDS_MAX, STREAM_WINDOW_BYTES,
 };
 use crate::metrics::GrpcMethod;
 use crate::pages;
@@ -28,7 +32,7 @@ use crate::payload::Payload;
 use crate::pings::{Keepalive, KeepaliveConfig, KeepaliveStep, PingWatch};
 use crate::services::{self, Call};
 use crate::socket::{Flusher, GatheringSocket, gather};
-use crate::tls::{Accepted, IncomingTls, Stream};
+use crate::tls::{Accepted, IncomingTls};
 use crate::urls::quote;
 use crate::worker::Worker;
 use kvorum_api::{Code, EtcdError};
@@ -41,6 +45,9 @@ pub struct ConnectionConfig {
     pub message_bytes_max: usize,
     pub concurrent_streams_max: u32,
     pub keepalive: KeepaliveConfig,
+    pub limits: ConnectionLimits,
+    /// What browsers may ask for.
+    pub access: Access,
 }
 
 /// What a port answers.
@@ -96,7 +103,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, port: Arc<Port>, confi
     }
     let preface = match &port.tls {
         Some(_) if !port.plain => Preface::Tls,
-        _ => match tokio::time::timeout(Duration::from_secs(PREFACE_SECONDS_MAX), preface(&stream)).await {
+        _ => match tokio::time::timeout(config.limits.preface_time, preface(&stream)).await {
             Ok(Ok(preface)) => preface,
             // Nobody said anything, or the socket is gone.
             Ok(Err(_)) | Err(_) => return,
@@ -110,7 +117,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, port: Arc<Port>, confi
             if preface == Preface::Http2 && has_calls {
                 serve_http2(worker, Stream::Plain(stream), config, info.into()).await;
             } else if port.serves != Serves::Calls {
-                crate::http1_connection::serve(worker, Stream::Plain(stream), info.into()).await;
+                crate::http1_connection::serve(worker, Stream::Plain(stream), config, info.into()).await;
             }
         }
     }
@@ -129,7 +136,7 @@ async fn serve_secured(
     if protocol.as_deref() == Some(HTTP2) {
         serve_http2(worker, stream, config, info.into()).await;
     } else if serves != Serves::Calls {
-        crate::http1_connection::serve(worker, stream, info.into()).await;
+        crate::http1_connection::serve(worker, stream, config, info.into()).await;
     }
 }
 
@@ -162,10 +169,12 @@ async fn serve_http2(worker: Rc<Worker>, stream: Stream, config: Rc<ConnectionCo
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(config.concurrent_streams_max)
+        .max_concurrent_streams(config.concurrent_streams_max.min(CONNECTION_STREAMS_MAX))
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .handshake::<_, Payload>(socket);
-    let mut handshake = pin!(tokio::time::timeout(Duration::from_secs(PREFACE_SECONDS_MAX), handshake));
+    let mut handshake = pin!(tokio::time::timeout(config.limits.preface_time, handshake));
     let connection = poll_fn(|context| {
         let polled = handshake.as_mut().poll(context);
         // The settings must reach the peer even while we wait for its own.
@@ -176,6 +185,7 @@ async fn serve_http2(worker: Rc<Worker>, stream: Stream, config: Rc<ConnectionCo
     })
     .await;
     let Some(mut connection) = connection else { return };
+    let held = Held::new(&worker.held_bytes, config.limits.held);
     let mut keepalive = Pinger::new(&mut connection, &config.keepalive);
     let mut stop = worker.core.watch_stop();
     let mut stopped = pin!(async move {
@@ -183,15 +193,23 @@ async fn serve_http2(worker: Rc<Worker>, stream: Stream, config: Rc<ConnectionCo
         drop(stop.wait_for(|stopping| *stopping).await);
     });
     let mut stopping = false;
+    // h2 takes the preface alone for a handshake, and would wait for the settings for ever.
+    let mut settings_due = Some(Box::pin(tokio::time::sleep(config.limits.preface_time)));
     let end = poll_fn(|context| {
         if !stopping && stopped.as_mut().poll(context).is_ready() {
             stopping = true;
             connection.graceful_shutdown();
         }
+        if flusher.has_frames() {
+            settings_due = None;
+        }
+        if settings_due.as_mut().is_some_and(|due| due.as_mut().poll(context).is_ready()) {
+            return Poll::Ready(End::Closed);
+        }
         if keepalive.poll_dead(context, &flusher).is_ready() {
             return Poll::Ready(End::Closed);
         }
-        let ended = accept(&worker, &config, &info, &mut connection, context);
+        let ended = accept(&worker, &config, &info, &held, &mut connection, context);
         if !flusher.judge_pings(|| connection.has_streams()) {
             return Poll::Ready(End::TooManyPings);
         }
@@ -217,15 +235,18 @@ enum End {
 /// Takes requests and drives the connection; true when it ended.
 fn accept(
     worker: &Rc<Worker>,
-    config: &ConnectionConfig,
+    config: &Rc<ConnectionConfig>,
     info: &Rc<ConnectionInfo>,
+    held: &Rc<Held>,
     connection: &mut Connection<GatheringSocket, Payload>,
     context: &mut Context<'_>,
 ) -> bool {
     for _ in 0..ACCEPTS_PER_TURN_MAX {
         match connection.poll_accept(context) {
             Poll::Pending => return false,
-            Poll::Ready(Some(Ok((request, respond)))) => begin_call(worker, config, info, request, respond, context),
+            Poll::Ready(Some(Ok((request, respond)))) => {
+                begin_call(worker, config, info, held, request, respond, context);
+            }
             Poll::Ready(Some(Err(_)) | None) => return true,
         }
     }
@@ -236,8 +257,9 @@ fn accept(
 /// Reads the request and hands it to its service; a body that came along with its headers needs no task of its own.
 fn begin_call(
     worker: &Rc<Worker>,
-    config: &ConnectionConfig,
+    config: &Rc<ConnectionConfig>,
     info: &Rc<ConnectionInfo>,
+    held: &Rc<Held>,
     request: Request<RecvStream>,
     respond: SendResponse<Payload>,
     context: &mut Context<'_>,
@@ -251,11 +273,11 @@ fn begin_call(
         Serves::Pages | Serves::Metrics => true,
     };
     if is_page {
-        return pages::begin(worker, info, request, respond);
+        return pages::begin(worker, info, config, held, request, respond);
     }
     let (head, body) = request.into_parts();
     let content_type = head.headers.get(http::header::CONTENT_TYPE);
-    let respond = Responder::new(respond, answer_type);
+    let respond = Responder::new(respond, answer_type, held);
     if !is_grpc {
         return refuse_content_type(content_type, respond);
     }
@@ -278,6 +300,9 @@ fn begin_call(
     if head.headers.get("client-api-version").is_some_and(|version| str::from_utf8(version.as_bytes()).is_err()) {
         return respond.fail(&EtcdError::InvalidClientAPIVersion.into());
     }
+    if held.is_full() {
+        return worker.finish(method, respond, Err(EtcdError::RequestTooManyRequests.into()));
+    }
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let require_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
     let streaming = services::is_streaming(method);
@@ -288,7 +313,7 @@ fn begin_call(
     };
     let call = Call { method, deadline, credentials, identity: None, require_leader };
     let encoding = head.headers.get("grpc-encoding");
-    let mut messages = MessageReader::new(body, config.message_bytes_max, encoding, !streaming);
+    let mut messages = MessageReader::new(body, config.message_bytes_max, encoding, !streaming, held);
     if streaming {
         return services::begin_stream(worker, call, messages, respond);
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvorum_api::etcdserverpb::alarm_request::AlarmAction;
-use kvorum_api::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest};
+use kvorum_api::etcdserverpb::{AlarmType, InternalRaftRequest};
 use kvorum_api::{EtcdError, raftpb};
 use kvorum_disk::wal::{HardState as WalHardState, WalEntry};
 use kvorum_disk::{DiskError, Wal};
@@ -28,12 +28,14 @@ use crate::auth::{Authenticator, Identity};
 use crate::database::Databases;
 use crate::ids::to_hex;
 use crate::limits::{
-    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PROPOSAL_QUEUE_MAX,
+    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PROPOSAL_QUEUE_BYTES_MAX,
+    PROPOSAL_QUEUE_MAX,
 };
 use crate::mailbox::{Mail, Mailbox, SlotKey};
 use crate::metrics::{Metrics, PeerMetrics};
 use crate::peer::Dialer;
 use crate::shrinking::Shrinking;
+use crate::space::{self, Space};
 use crate::watch::WatchPublisher;
 
 /// How often a physical compaction that waits looks again by itself.
@@ -69,6 +71,11 @@ pub struct CoreConfig {
     pub backend_batch_limit: usize,
     /// Name, stage and state of each feature gate.
     pub feature_gates: Vec<(&'static str, &'static str, bool)>,
+    /// Time between comparisons of all data, and of compactions; `None`: never.
+    pub corrupt_check_interval: Option<Duration>,
+    pub compact_hash_check_interval: Option<Duration>,
+    /// Time between looks at a running downgrade; `None`: never.
+    pub downgrade_check_interval: Option<Duration>,
 }
 
 /// What a core is made of.
@@ -95,11 +102,13 @@ pub struct Core {
     pub dialer: Dialer,
     pub authenticator: Authenticator,
     pub shrinking: Shrinking,
+    pub space: Space,
     state: Mutex<Member<Waiter>>,
     log: Mutex<Wal>,
     queue: Mutex<Queue>,
     queue_filled: Condvar,
     queue_length: AtomicUsize,
+    queue_bytes: AtomicUsize,
     /// The raft thread sleeps on it, until the next tick or a stop.
     clock: Wanted,
     peers: OnceLock<Arc<dyn Peers>>,
@@ -210,6 +219,17 @@ impl Wanted {
     }
 }
 
+/// See [`Core::guard`].
+pub struct PanicGuard<'a>(&'a Core);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(format!("thread {:?} panicked", std::thread::current().name().unwrap_or_default()));
+        }
+    }
+}
+
 impl Core {
     pub fn new(config: CoreConfig, parts: CoreParts, workers: usize) -> Self {
         let CoreParts { member, reader, wal, ids, publisher, metrics, databases, dialer, authenticator } = parts;
@@ -223,11 +243,13 @@ impl Core {
             dialer,
             authenticator,
             shrinking: Shrinking::default(),
+            space: Space::default(),
             state: Mutex::new(member),
             log: Mutex::new(wal),
             queue: Mutex::default(),
             queue_filled: Condvar::new(),
             queue_length: AtomicUsize::new(0),
+            queue_bytes: AtomicUsize::new(0),
             clock: Wanted::default(),
             peers: OnceLock::new(),
             mailboxes: (0..workers).map(|_| Arc::default()).collect(),
@@ -315,6 +337,7 @@ impl Core {
             return Some(EtcdError::Stopped);
         }
         let full = self.queue_length.load(Ordering::Relaxed) > PROPOSAL_QUEUE_MAX
+            || self.queue_bytes.load(Ordering::Relaxed) > PROPOSAL_QUEUE_BYTES_MAX
             || self.backlog_operations.load(Ordering::Relaxed) > BACKEND_BACKLOG_OPERATIONS_MAX;
         full.then_some(EtcdError::RequestTooManyRequests)
     }
@@ -323,7 +346,11 @@ impl Core {
     /// the way out of a full store.
     pub fn has_room(&self, cost: u64) -> bool {
         let fits = |quota| self.backend_in_use_bytes().saturating_add(cost) < quota;
-        cost == 0 || self.config.quota_bytes.is_none_or(fits)
+        let has_room = cost == 0 || self.config.quota_bytes.is_none_or(fits);
+        if !has_room {
+            self.space.note_refused(cost);
+        }
+        has_room
     }
 
     /// Joins the member to its peers, once, before its threads start.
@@ -446,8 +473,11 @@ impl Core {
             drop(queue);
             return self.refuse_stopped(proposals.map(|proposal| proposal.waiter));
         }
+        let known = queue.proposals.len();
         queue.proposals.extend(proposals);
+        let bytes: usize = queue.proposals[known..].iter().map(|proposal| proposal.data.len()).sum();
         self.queue_length.store(queue.proposals.len(), Ordering::Relaxed);
+        self.queue_bytes.fetch_add(bytes, Ordering::Relaxed);
         drop(queue);
         self.queue_filled.notify_one();
     }
@@ -696,6 +726,12 @@ impl Core {
                 peers.membership_changed();
             }
         }
+        for (alarms, what) in [(&turn.alarms_raised, "raised"), (&turn.alarms_lifted, "disarmed")] {
+            for alarm in alarms {
+                let kind = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
+                tracing::warn!(member_id = %to_hex(alarm.member_id), alarm = kind, "an alarm was {what}");
+            }
+        }
         if turn.space_exceeded {
             let (id, data) = self.state.lock().number(self.no_space_request());
             self.enqueue(std::iter::once(Proposal { id, data, waiter: Waiter::Nobody }));
@@ -704,12 +740,8 @@ impl Core {
 
     /// Raises the NOSPACE alarm for this member.
     pub fn no_space_request(&self) -> InternalRaftRequest {
-        let alarm = AlarmRequest {
-            action: AlarmAction::Activate as i32,
-            member_id: self.config.member_id,
-            alarm: AlarmType::Nospace as i32,
-        };
-        InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() }
+        self.space.note_asked(self.now());
+        space::alarm_request(self, AlarmAction::Activate)
     }
 
     /// Runs raft to rest on the calling thread: at start, before anything else runs, and at a stop.
@@ -772,8 +804,9 @@ impl Core {
                 let mut queue = self.queue.lock();
                 std::mem::swap(&mut batch, &mut queue.proposals);
                 queue.persists = false;
+                self.queue_length.store(0, Ordering::Relaxed);
+                self.queue_bytes.store(0, Ordering::Relaxed);
             }
-            self.queue_length.store(0, Ordering::Relaxed);
             let turn = self.drive(&mut log, &mut batch);
             drop(log);
             self.deliver(turn, None);
@@ -903,6 +936,12 @@ impl Core {
         if self.failure.set(reason).is_ok() {
             self.stop();
         }
+    }
+
+    /// Stops the member if the thread or task that keeps the guard panics: without it the others would wait for ever, or go
+    /// on from what it left half done. Tasks of single connections need none: their panic ends the connection.
+    pub fn guard(&self) -> PanicGuard<'_> {
+        PanicGuard(self)
     }
 
     pub fn failure(&self) -> Option<&str> {

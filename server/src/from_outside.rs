@@ -17,7 +17,6 @@ pub mod tokens {
     pub use crate::auth::jwt::Jwt;
     pub use crate::auth::keys::{first_block, private_key, public_key};
     pub use crate::auth::tokens::SimpleTokens;
-    pub use crate::tls::certificate::{CertificateFields, revoked_serials};
 }
 
 /// Files of configuration.
@@ -25,8 +24,7 @@ pub mod configuration {
     pub use crate::config::parse_text;
 }
 
-/// Header blocks of HTTP/2, and the repair of their authorities.
+/// What a client's connection begins with.
 pub mod headers {
     pub use crate::authority::RepairedReader;
-    pub use crate::hpack::{Decoder, Malformed, encode_literal};
 }

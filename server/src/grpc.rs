@@ -2,6 +2,7 @@
 //! through. It knows no service.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Response};
 use kvorum_api::{Code, EtcdError};
 
+use crate::held::{Held, HeldBytes};
 use crate::metrics::GrpcMethod;
 use crate::payload::Payload;
 use crate::urls::quote;
@@ -102,12 +104,18 @@ pub fn answer_content_type(request: &HeaderValue) -> Option<HeaderValue> {
 pub struct Responder {
     respond: h2::server::SendResponse<Payload>,
     content_type: HeaderValue,
+    held: Rc<Held>,
 }
 
 impl Responder {
-    /// With plain `application/grpc` for `None`.
-    pub fn new(respond: h2::server::SendResponse<Payload>, content_type: Option<HeaderValue>) -> Self {
-        Self { respond, content_type: content_type.unwrap_or(CONTENT_TYPE) }
+    /// With plain `application/grpc` for `None`; the reply counts for `held`.
+    pub fn new(respond: h2::server::SendResponse<Payload>, content_type: Option<HeaderValue>, held: &Rc<Held>) -> Self {
+        Self { respond, content_type: content_type.unwrap_or(CONTENT_TYPE), held: Rc::clone(held) }
+    }
+
+    /// Whether the client has left so much unread that it gets no further large reply.
+    pub fn is_full(&self) -> bool {
+        self.held.is_full()
     }
 
     fn head(&self) -> Response<()> {
@@ -119,7 +127,7 @@ impl Responder {
     /// Sends a framed message and status 0. A peer that went away is no error: nobody is left to tell.
     pub fn reply(mut self, frame: Bytes) {
         let Ok(mut stream) = self.respond.send_response(self.head(), false) else { return };
-        if stream.send_data(frame.into(), false).is_ok() {
+        if stream.send_data(Payload::new(frame, &self.held), false).is_ok() {
             drop(stream.send_trailers(ok_trailers()));
         }
     }
@@ -127,7 +135,7 @@ impl Responder {
     /// The same for a framed message in several pieces.
     pub fn reply_pieces(mut self, pieces: Vec<Bytes>) {
         let Ok(mut stream) = self.respond.send_response(self.head(), false) else { return };
-        if pieces.into_iter().all(|piece| stream.send_data(piece.into(), false).is_ok()) {
+        if pieces.into_iter().all(|piece| stream.send_data(Payload::new(piece, &self.held), false).is_ok()) {
             drop(stream.send_trailers(ok_trailers()));
         }
     }
@@ -147,22 +155,25 @@ impl Responder {
     /// Turns the call into a stream of replies.
     pub fn stream(mut self) -> Option<StreamResponder> {
         let stream = self.respond.send_response(self.head(), false).ok()?;
-        Some(StreamResponder(stream))
+        Some(StreamResponder { stream, held: self.held })
     }
 }
 
 /// The answering half of a streaming call.
-pub struct StreamResponder(SendStream<Payload>);
+pub struct StreamResponder {
+    stream: SendStream<Payload>,
+    held: Rc<Held>,
+}
 
 impl StreamResponder {
     /// Sends one or more whole frames, waiting for the peer's flow control. False once the peer is gone.
     pub async fn send(&mut self, mut frames: Bytes) -> bool {
         while frames.has_remaining() {
-            self.0.reserve_capacity(frames.len());
-            let capacity = poll_fn(|context| self.0.poll_capacity(context)).await;
+            self.stream.reserve_capacity(frames.len());
+            let capacity = poll_fn(|context| self.stream.poll_capacity(context)).await;
             let Some(Ok(capacity)) = capacity else { return false };
             let chunk = frames.split_to(capacity.min(frames.len()));
-            if !chunk.is_empty() && self.0.send_data(chunk.into(), false).is_err() {
+            if !chunk.is_empty() && self.stream.send_data(Payload::new(chunk, &self.held), false).is_err() {
                 return false;
             }
         }
@@ -178,16 +189,16 @@ impl StreamResponder {
                 trailers
             }
         };
-        drop(self.0.send_trailers(trailers));
+        drop(self.stream.send_trailers(trailers));
     }
 
     /// Breaks the stream off: what was sent must not be taken for a whole reply.
     pub fn reset(mut self) {
-        self.0.send_reset(h2::Reason::INTERNAL_ERROR);
+        self.stream.send_reset(h2::Reason::INTERNAL_ERROR);
     }
 
     pub fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_reset(context).map(drop)
+        self.stream.poll_reset(context).map(drop)
     }
 }
 
@@ -233,16 +244,39 @@ pub struct MessageReader {
     body: RecvStream,
     frames: MessageFrames,
     ended: bool,
+    /// What waits here for the rest of its message.
+    held: HeldBytes,
 }
 
 impl MessageReader {
-    /// `encoding` is the request's `grpc-encoding`.
-    pub fn new(body: RecvStream, message_bytes_max: usize, encoding: Option<&HeaderValue>, unary: bool) -> Self {
-        Self { body, frames: MessageFrames::new(message_bytes_max, encoding, unary), ended: false }
+    /// `encoding` is the request's `grpc-encoding`. What a message has so far counts for `held`.
+    pub fn new(
+        body: RecvStream,
+        message_bytes_max: usize,
+        encoding: Option<&HeaderValue>,
+        unary: bool,
+        held: &Rc<Held>,
+    ) -> Self {
+        let frames = MessageFrames::new(message_bytes_max, encoding, unary);
+        Self { body, frames, ended: false, held: HeldBytes::new(held, 0) }
     }
 
     /// The next message, `None` at the end of the body.
     pub fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        let polled = self.poll_whole(context);
+        let waiting = self.frames.waiting_bytes();
+        self.held.set(waiting);
+        match polled {
+            Poll::Pending if self.held.of().is_full() && waiting > 0 => {
+                self.frames.give_up();
+                self.held.set(0);
+                Poll::Ready(Some(Err(EtcdError::RequestTooManyRequests.into())))
+            }
+            polled => polled,
+        }
+    }
+
+    fn poll_whole(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
             match self.frames.take_message() {
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
@@ -305,14 +339,24 @@ impl MessageFrames {
         self.buffer.extend_from_slice(&data);
     }
 
+    /// What has come of a message whose rest is missing.
+    fn waiting_bytes(&self) -> usize {
+        self.chunk.len() + self.buffer.len()
+    }
+
     fn clear(&mut self) {
         self.chunk = Bytes::new();
         self.buffer.clear();
     }
 
+    /// Forgets what waits, and gives its memory back.
+    fn give_up(&mut self) {
+        (self.chunk, self.buffer) = (Bytes::new(), BytesMut::new());
+    }
+
     /// What the end of the body means: nothing, or that a message broke off.
     pub fn end(&mut self) -> Option<Result<Bytes, Status>> {
-        let left = self.chunk.len() + self.buffer.len();
+        let left = self.waiting_bytes();
         self.clear();
         // As grpc-go, which tells apart where a unary request broke off.
         let status = match left {

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use kvorum_api::etcdserverpb::{AlarmMember, AlarmType};
 use kvorum_store::Reader;
 
 use crate::http1::{AlarmKind, HealthSource};
@@ -54,7 +55,7 @@ impl HealthSource for MemberHealth<'_> {
     }
 
     fn storage_version(&self) -> Option<String> {
-        self.reader().cluster_version().map(|_| crate::STORAGE_VERSION.to_owned())
+        self.reader().storage_version()
     }
 
     fn metric_labels(&self) -> Labels {
@@ -63,6 +64,7 @@ impl HealthSource for MemberHealth<'_> {
             cluster_version: self.cluster_version().map(|version| major_minor(&version)),
             feature_gates: self.worker.core.config.feature_gates.clone(),
             peers: self.worker.core.peer_metrics(),
+            alarms: self.reader().alarms().iter().map(alarm_labels).collect(),
         }
     }
 
@@ -78,7 +80,7 @@ impl HealthSource for MemberHealth<'_> {
         metrics.proposals_applied_total.set(gauge(self.reader().applied_index()));
         metrics.db_total_size_bytes.set(gauge(core.backend_size_bytes()));
         metrics.db_total_size_in_use_bytes.set(gauge(core.backend_in_use_bytes()));
-        metrics.quota_backend_bytes.set(core.config.quota_bytes.map_or(0, gauge));
+        metrics.quota_backend_bytes.set(core.config.quota_bytes.map_or(-1, gauge));
         metrics.current_revision.set(self.reader().revision());
         metrics.auth_revision.set(gauge(self.reader().auth().revision()));
         metrics.compact_revision.set(self.reader().compact_revision());
@@ -90,6 +92,12 @@ impl HealthSource for MemberHealth<'_> {
         metrics.slow_watcher_total.set(watch.slow_watchers);
         metrics.pending_events_total.set(watch.pending_events);
     }
+}
+
+/// The member in hexadecimal and the kind.
+fn alarm_labels(alarm: &AlarmMember) -> (String, &'static str) {
+    let kind = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
+    (to_hex(alarm.member_id), kind)
 }
 
 /// `3.7.0` as `3.7`.

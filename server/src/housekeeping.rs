@@ -1,5 +1,5 @@
 //! What a member does by itself over the network: tells the cluster who it is, and as the leader keeps the cluster
-//! version and ends a downgrade that is done. One thread with its own runtime; it ends at a stop.
+//! version, ends a downgrade that is done and compares what members hold; and takes back its alarm once there is space. One thread with its own runtime; it ends at a stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,12 @@ use kvorum_api::etcdserverpb::InternalRaftRequest;
 use kvorum_store::{Downgrade, Member, Version};
 
 use crate::cluster::forming::ticks_to_skip;
-use crate::cluster::monitor::{CLUSTER_VERSION_INTERVAL, DOWNGRADE_CHECK_INTERVAL, Monitor, Observer};
+use crate::cluster::monitor::{CLUSTER_VERSION_INTERVAL, Monitor, Observer};
 use crate::core::Core;
+use crate::corruption::{Checks, CoreView};
 use crate::links::Links;
 use crate::peer::questions::HttpPeers;
+use crate::space;
 use crate::start::Serving;
 
 /// How often a member that was just started looks whether others have connected, and for how long; as in etcd.
@@ -49,12 +51,12 @@ impl Housekeeping {
         let publish = async {
             if let Some(serving) = serving {
                 self.publish().await;
-                if let Err(error) = serving.begin() {
-                    self.core.fail(error.to_string());
-                }
+                serving.begin();
             }
         };
-        tokio::join!(self.advance_ticks(), publish, self.watch_versions());
+        let versions = async { tokio::join!(self.watch_versions(), self.watch_downgrades()) };
+        let hashes = async { tokio::join!(self.compare_all_data(), self.compare_compactions()) };
+        tokio::join!(self.advance_ticks(), publish, versions, hashes, space::keep(&self.core));
     }
 
     /// A member that sees the others need not wait for a whole election timeout.
@@ -119,19 +121,44 @@ impl Housekeeping {
         }
     }
 
-    async fn watch_versions(&self) {
+    fn monitor(&self) -> Monitor<CoreObserver, HttpPeers> {
         let observer = CoreObserver(Arc::clone(&self.core));
-        let monitor = Monitor::new(observer, HttpPeers(self.core.dialer.clone()), self.core.config.request_timeout);
+        Monitor::new(observer, HttpPeers(self.core.dialer.clone()), self.core.config.request_timeout)
+    }
+
+    async fn watch_versions(&self) {
+        let monitor = self.monitor();
         let mut leader = self.core.watch_leader();
         let mut version_check = tokio::time::interval(CLUSTER_VERSION_INTERVAL);
-        let mut downgrade_check = tokio::time::interval(DOWNGRADE_CHECK_INTERVAL);
         loop {
             tokio::select! {
                 _ = version_check.tick() => monitor.update_cluster_version().await,
                 _ = leader.changed() => monitor.update_cluster_version().await,
-                _ = downgrade_check.tick() => monitor.finish_downgrade().await,
             }
         }
+    }
+
+    async fn watch_downgrades(&self) {
+        let Some(interval) = self.core.config.downgrade_check_interval else { return };
+        let monitor = self.monitor();
+        let mut downgrade_check = tokio::time::interval(interval);
+        loop {
+            downgrade_check.tick().await;
+            monitor.finish_downgrade().await;
+        }
+    }
+
+    /// Hashes of all data take their time in large stores: members may take as long as there is until the next look.
+    async fn compare_all_data(&self) {
+        let Some(interval) = self.core.config.corrupt_check_interval else { return };
+        let deadline = self.core.config.request_timeout.max(interval / 2);
+        Checks::new(CoreView::new(&self.core, deadline)).compare_all_data(interval).await;
+    }
+
+    async fn compare_compactions(&self) {
+        let Some(interval) = self.core.config.compact_hash_check_interval else { return };
+        let view = CoreView::new(&self.core, self.core.config.request_timeout);
+        Checks::new(view).compare_compactions(interval).await;
     }
 }
 

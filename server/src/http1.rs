@@ -88,21 +88,29 @@ impl Check {
     }
 }
 
-/// Answers one request. `target` is path and query as in the request line. The body of a HEAD request is left to the
-/// HTTP layer to drop, as are `Date` and `Content-Length` to add.
-pub async fn respond(source: &impl HealthSource, metrics: &Metrics, method: &Method, target: &str) -> Response<Bytes> {
+/// Answers one request. `target` is path and query as in the request line; `allowed_origin` is what a browser is told of
+/// who may read the answer. The body of a HEAD request is left to the HTTP layer to drop, as are `Date` and
+/// `Content-Length` to add.
+pub async fn respond(
+    source: &impl HealthSource,
+    metrics: &Metrics,
+    method: &Method,
+    target: &str,
+    allowed_origin: Option<http::HeaderValue>,
+) -> Response<Bytes> {
     let mut response = match *method {
         Method::OPTIONS => Response::new(Bytes::new()),
         _ => route(source, metrics, method, target).await,
     };
+    let Some(origin) = allowed_origin else { return response };
     let headers = response.headers_mut();
     for (name, value) in [
         ("access-control-allow-headers", "accept, content-type, authorization"),
         ("access-control-allow-methods", "POST, GET, OPTIONS, PUT, DELETE"),
-        ("access-control-allow-origin", "*"),
     ] {
         headers.insert(name, http::HeaderValue::from_static(value));
     }
+    headers.insert(http::header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     response
 }
 
@@ -245,7 +253,7 @@ fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>
 }
 
 /// As Go's `http.Error`: plain text, a newline behind it, and no guessing of types.
-fn failure(status: StatusCode, text: &str) -> Response<Bytes> {
+pub(crate) fn failure(status: StatusCode, text: &str) -> Response<Bytes> {
     let mut response = answer(status, TEXT, format!("{text}\n"));
     set_nosniff(&mut response);
     response

@@ -3,12 +3,14 @@
 //! In reading order: what an operator asked for ([`config`]), who this member is ([`urls`], [`ids`]), what it says about
 //! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts
 //! and stops ([`start`], `ports`, `opening`, `take_over`, [`embed`]); the member behind its locks ([`core`]) and its background
-//! threads ([`background`], `auto_compaction`, `shrinking`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`,
-//! `housekeeping`); connection threads ([`worker`], [`connection`], [`tls`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the
-//! services they carry ([`services`], [`watch`]), and the plain HTTP pages ([`http1`], `pages`).
+//! threads ([`background`], `auto_compaction`, `shrinking`, `space`); its peers ([`peer`], `links`, `snapshots`, `leases`,
+//! `changes`, `housekeeping`), and whether they hold the same (`corruption`); connection threads ([`worker`], [`connection`],
+//! [`tls`], [`socket`], [`authority`], [`grpc`]) and what connections may take of the process (`limits`, [`descriptors`],
+//! `held`), the services they carry ([`services`], [`watch`]), and the plain HTTP pages ([`http1`], `pages`, `access`).
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
 
+mod access;
 pub mod auth;
 mod authority;
 mod auto_compaction;
@@ -18,14 +20,16 @@ pub mod cluster;
 pub mod config;
 mod connection;
 pub mod core;
+mod corruption;
 mod database;
+pub mod descriptors;
 pub mod embed;
 #[doc(hidden)]
 pub mod from_outside;
 mod grpc;
 mod health;
+mod held;
 mod housekeeping;
-mod hpack;
 pub mod http1;
 mod http1_connection;
 pub mod ids;
@@ -46,6 +50,7 @@ mod services;
 mod shrinking;
 mod snapshots;
 mod socket;
+mod space;
 pub mod start;
 mod take_over;
 pub mod tls;

@@ -52,9 +52,6 @@ pub const READER_THREADS_PER_WORKER: usize = 2;
 /// How long connections may take to finish at a stop.
 pub const STOP_GRACE_MILLISECONDS: u64 = 500;
 
-/// How long a peer may take to show which protocol it speaks.
-pub const PREFACE_SECONDS_MAX: u64 = 10;
-
 /// How long the client of a unary call may take to end its request after its message; then the stream is reset when it is
 /// answered.
 pub const REQUEST_END_SECONDS_MAX: u64 = 10;
@@ -105,6 +102,15 @@ pub const PEER_REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// The answer of another member to a question (keys of a lease are the longest), as in etcd; a longer one is an error.
 pub const PEER_ANSWER_BYTES_MAX: usize = 100 * 1024 * 1024;
 
+/// Connections that wait for further questions to one URL of a member; a further one is closed.
+pub const PEER_IDLE_CONNECTIONS_MAX: usize = 4;
+
+/// URLs of members to which connections wait; while there are so many, those to others are closed after their question.
+pub const PEER_IDLE_URLS_MAX: usize = 256;
+
+/// How long a connection waits for a further question. Our own peer port closes one after 5 seconds, etcd's after minutes.
+pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Connections accepted on the peer ports; beyond it new ones are closed.
 pub const PEER_CONNECTIONS_MAX: usize = 1024;
 
@@ -132,12 +138,18 @@ pub const SIMPLE_TOKENS_MAX: usize = 1_000_000;
 /// Tokens that a connection thread remembers to be good; beyond it the thread forgets them all, and asks again.
 pub const PROVEN_TOKENS_MAX: usize = 8192;
 
-/// Logins, password changes and signatures that wait for a thread; a further one is refused. At etcd's default cost a
-/// thread takes about twenty a second.
+/// Logins and password changes that wait for a thread; a further one is refused. At etcd's default cost a thread takes
+/// about twenty a second.
 pub const PASSWORD_QUEUE_MAX: usize = 64;
+
+/// JSON Web Tokens that wait to be checked or signed; a further one is refused. A thread checks some ten thousand a second.
+pub const SIGNATURE_QUEUE_MAX: usize = 1024;
 
 /// One thread for passwords for so many cores, and at least one.
 pub const PASSWORD_THREADS_PER_CORE_DIVISOR: usize = 2;
+
+/// Lines a second about refused logins and tokens; of further ones the log says how many there were.
+pub const REFUSAL_LINES_PER_SECOND_MAX: u32 = 10;
 
 /// Times a login is begun anew because users, roles or permissions changed meanwhile.
 pub const LOGIN_ATTEMPTS_MAX: usize = 16;
@@ -153,3 +165,72 @@ pub const SHRINK_PAUSE_MIN: Duration = Duration::from_micros(1_500);
 
 /// Longest pause between slices of a shrink, while syncs of the log take longer than before it.
 pub const SHRINK_PAUSE_MAX: Duration = Duration::from_millis(24);
+
+/// Bytes of proposals waiting for the raft thread; beyond it requests are refused with "too many requests". The last one
+/// that fits may be of any size.
+pub const PROPOSAL_QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Calls under way on one connection, also where `--max-concurrent-streams` says more; one more is refused as HTTP/2 has
+/// it, before anybody looks at it. etcd says no number, and so do we, but an open stream costs memory.
+pub const CONNECTION_STREAMS_MAX: u32 = 65_536;
+
+/// Descriptors kept for files and for members (etcd's `reservedInternalFDNum`): without them the log could not go on.
+/// A process that may not have more does not start.
+pub const RESERVED_DESCRIPTORS: usize = 150;
+
+/// One in so many of the other descriptors is for connections on the peer ports, up to [`PEER_CONNECTIONS_MAX`].
+pub const PEER_DESCRIPTORS_DIVISOR: usize = 4;
+
+/// Streams that h2 resets because of what a client did wrong (CVE-2025-8671), and those of a client's that it resets
+/// before we saw them (CVE-2023-44487); beyond them the connection is told to go away.
+pub const ERROR_RESETS_MAX: usize = 1024;
+pub const PENDING_RESETS_MAX: usize = 20;
+
+/// What strangers may do with connections before they are let go. A program that embeds a member may set other numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// How long a client may take to show which protocol it speaks, and in HTTP/2 to send its settings.
+    pub preface_time: Duration,
+    /// How long the head of a request to the pages may take, and how long an open connection may wait for the next one.
+    /// etcd allows five minutes.
+    pub page_head_time: Duration,
+    /// The same on the peer port. etcd allows a whole request five minutes, and every read five seconds.
+    pub peer_head_time: Duration,
+    /// Connections of clients; while there are so many, no more are accepted. `None`: by the descriptors that the process
+    /// may have, as in etcd.
+    pub client_connections: Option<usize>,
+    pub held: HeldLimits,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            preface_time: Duration::from_secs(10),
+            page_head_time: Duration::from_secs(30),
+            peer_head_time: Duration::from_secs(5),
+            client_connections: None,
+            held: HeldLimits::default(),
+        }
+    }
+}
+
+/// Bytes of replies that clients do not take and of messages that they do not end. When they are reached, further calls of
+/// the connection are refused with "too many requests".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldLimits {
+    pub connection_bytes: usize,
+    /// Of all connections of a thread. Above it, connections with more than `connection_bytes_floor` count as full.
+    pub thread_bytes: usize,
+    pub connection_bytes_floor: usize,
+}
+
+impl Default for HeldLimits {
+    fn default() -> Self {
+        Self {
+            // One reply that is put together as a whole may be some hundred megabytes, and its connection has other calls.
+            connection_bytes: 512 * 1024 * 1024,
+            thread_bytes: 1024 * 1024 * 1024,
+            connection_bytes_floor: 4 * 1024 * 1024,
+        }
+    }
+}

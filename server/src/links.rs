@@ -322,7 +322,7 @@ impl PeerAnswers for Links {
             let hashed = tokio::task::spawn_blocking(move || reader.hash_kv(revision)).await;
             let hashed = hashed.map_err(|error| error.to_string())?.map_err(|error| hash_refusal(&error))?;
             Ok(HashKvResponse {
-                header: header(&core, core.reader.revision()),
+                header: header(&core, hashed.revision),
                 hash: hashed.hash,
                 compact_revision: hashed.compact_revision,
                 hash_revision: hashed.hash_revision,

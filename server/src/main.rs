@@ -30,7 +30,10 @@ fn main() -> ExitCode {
             eprint!("{}", config::USAGE);
             print(&config::flags_text())
         }
-        Ok(Command::Serve { config, notices }) => serve(&config, &notices),
+        Ok(Command::Serve { config, notices }) => {
+            kvorum_server::descriptors::raise();
+            serve(&config, &notices)
+        }
         Err(Failure::Usage { message }) => {
             eprint!("{message}\n{}", config::USAGE);
             ExitCode::from(2)

@@ -28,8 +28,10 @@ use crate::config::{ClusterState, Config};
 use crate::ids::to_hex;
 use crate::peer::Dialer;
 use crate::peer::questions::HttpPeers;
+use crate::shrinking;
 use crate::start::{FolderLock, StartError, clamp};
 use crate::take_over;
+use crate::urls::quote;
 
 /// What the disk held, put together.
 pub struct Opened {
@@ -44,6 +46,8 @@ pub struct Opened {
     pub backend: Arc<LmdbBackend>,
     pub snapshots: SnapshotPolicy,
     pub compaction_pending: bool,
+    /// Whether there was a log of an earlier life.
+    pub is_restart: bool,
     /// Whom a member that joins talks to before its log says who is who.
     pub introduced: Vec<kvorum_store::Member>,
 }
@@ -60,11 +64,14 @@ pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
     if !log_exists {
         create_folders(&*file_system, config).map_err(|error| StartError::new("data folder", error))?;
     }
+    warn_of_permissions(&config.data_dir);
     take_over::settle(config)?;
     let lmdb_options = LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync };
     let backend = LmdbBackend::open(&config.member_dir().join("backend"), lmdb_options)
         .map_err(|error| StartError::new("opening the backend", error))?;
     let backend = Arc::new(backend);
+    shrinking::shrink_at_start(&backend, config.bootstrap_defrag_threshold_megabytes)
+        .map_err(|error| StartError::new("shrinking the backend", error))?;
     let heartbeat = config.heartbeat_interval.as_millis();
     let lease_ttl_milliseconds_min = u128::from(config.election_ticks()) * 3 / 2 * heartbeat;
     let store_config = StoreConfig {
@@ -141,8 +148,25 @@ pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
             newest: newest_snapshot,
         },
         compaction_pending: restored.compaction_pending,
+        is_restart: log_exists,
         introduced,
     })
+}
+
+/// What this member makes is for its own user alone; a folder that was there before may be open to others (CVE-2020-15113).
+/// etcd goes on as well, and warns in these words.
+fn warn_of_permissions(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(metadata) = std::fs::metadata(folder) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode != 0o700 {
+        let error = format!(
+            "directory {} exist, but the permission is \"{mode:04o}\". The recommended permission is \"0700\" to prevent \
+             possible unprivileged access to the data",
+            quote(&folder.display().to_string())
+        );
+        tracing::warn!(error, "check file permission");
+    }
 }
 
 /// Milliseconds between checkpoints of a lease; `None` if the gate LeaseCheckpoint is closed.

@@ -3,8 +3,11 @@
 
 use std::cell::RefCell;
 use std::io::IoSlice;
+use std::rc::Rc;
 
 use bytes::{Buf, Bytes};
+
+use crate::held::{Held, HeldBytes};
 
 /// Smaller pieces are copied: that is cheaper than one more segment in the system call.
 const SHARED_BYTES_MIN: usize = 4 * 1024;
@@ -14,45 +17,50 @@ thread_local! {
     static OFFERED: RefCell<Bytes> = const { RefCell::new(Bytes::new()) };
 }
 
-/// A piece of a reply.
-pub struct Payload(Bytes);
-
-impl From<Bytes> for Payload {
-    fn from(bytes: Bytes) -> Self {
-        Self(bytes)
-    }
+/// A piece of a reply, counted for its connection until it was sent.
+pub struct Payload {
+    bytes: Bytes,
+    held: HeldBytes,
 }
 
 impl Payload {
+    pub fn new(bytes: Bytes, held: &Rc<Held>) -> Self {
+        let held = HeldBytes::new(held, bytes.len());
+        Self { bytes, held }
+    }
+
     #[inline]
     fn offer(&self) {
-        if self.0.len() >= SHARED_BYTES_MIN {
-            OFFERED.set(self.0.clone());
+        if self.bytes.len() >= SHARED_BYTES_MIN {
+            OFFERED.set(self.bytes.clone());
         }
     }
 }
 
 impl Buf for Payload {
     fn remaining(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
     fn chunk(&self) -> &[u8] {
         self.offer();
-        &self.0
+        &self.bytes
     }
 
     fn chunks_vectored<'a>(&'a self, target: &mut [IoSlice<'a>]) -> usize {
         self.offer();
-        self.0.chunks_vectored(target)
+        self.bytes.chunks_vectored(target)
     }
 
     fn advance(&mut self, count: usize) {
-        self.0.advance(count);
+        self.bytes.advance(count);
+        self.held.set(self.bytes.len());
     }
 
     fn copy_to_bytes(&mut self, length: usize) -> Bytes {
-        self.0.copy_to_bytes(length)
+        let bytes = self.bytes.copy_to_bytes(length);
+        self.held.set(self.bytes.len());
+        bytes
     }
 }
 
@@ -70,11 +78,12 @@ pub fn claim(bytes: &[u8]) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::HeldLimits;
 
     #[test]
     fn a_large_piece_is_claimed_once_and_only_by_its_own_bytes() {
         let piece = Bytes::from(vec![7; 3 * SHARED_BYTES_MIN]);
-        let mut payload = Payload::from(piece.clone());
+        let mut payload = Payload::new(piece.clone(), &Held::new(&Rc::default(), HeldLimits::default()));
         payload.advance(10);
         let slice = &payload.chunk()[..SHARED_BYTES_MIN];
         assert_eq!(claim(&[7; SHARED_BYTES_MIN]), None);

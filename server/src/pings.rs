@@ -82,6 +82,12 @@ impl FrameScanner {
         Self { skip: 0, head: [0; HEAD_LENGTH], head_length: 0 }
     }
 
+    /// Whether there is more in these bytes than is to be passed over.
+    #[inline]
+    fn is_in_frames(&self, bytes: &[u8]) -> bool {
+        bytes.len() > self.skip
+    }
+
     #[inline]
     fn scan(&mut self, mut bytes: &[u8], mut see: impl FnMut(Head)) {
         loop {
@@ -120,6 +126,7 @@ pub struct PingWatch {
     last_read: Instant,
     strikes: u32,
     last_stream: u32,
+    has_frames: bool,
 }
 
 impl PingWatch {
@@ -134,13 +141,15 @@ impl PingWatch {
             last_read: now,
             strikes: 0,
             last_stream: 0,
+            has_frames: false,
         }
     }
 
     /// Bytes came from the client.
     #[inline]
     pub fn read(&mut self, bytes: &[u8], now: Instant) {
-        let Self { incoming, forgiving, waiting, last_ping, strikes, last_stream, .. } = self;
+        let Self { incoming, forgiving, waiting, last_ping, strikes, last_stream, has_frames, .. } = self;
+        *has_frames |= incoming.is_in_frames(bytes);
         incoming.scan(bytes, |head| match head.kind {
             KIND_PING if head.flags & FLAG_ACK == 0 => {
                 if std::mem::take(forgiving) {
@@ -165,6 +174,11 @@ impl PingWatch {
     /// When the client was last heard of.
     pub fn last_read(&self) -> Instant {
         self.last_read
+    }
+
+    /// Whether the client has said anything behind the preface.
+    pub fn has_frames(&self) -> bool {
+        self.has_frames
     }
 
     /// Whether there is something to judge.

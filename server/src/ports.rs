@@ -11,7 +11,7 @@ use crate::peer::Dialer;
 use crate::start::StartError;
 use crate::tls::{Checks, IncomingTls, TlsOptions, self_signed};
 use crate::urls::{Scheme, Url};
-use crate::worker_thread;
+use crate::worker_thread::{self, Listeners};
 
 /// Certificates of members are for the address they come from; nothing is agreed on, since members speak HTTP/1.1.
 const PEER_CHECKS: Checks = Checks { endpoint: "peer", addresses: true, protocols: &[b"http/1.1"] };
@@ -26,8 +26,9 @@ pub struct Ports {
     pub client_http_urls: Vec<Url>,
     /// The URLs of metrics, likewise.
     pub metrics_urls: Vec<Url>,
-    /// For clients of both kinds, and for metrics.
-    pub clients: Vec<(Arc<Port>, TcpListener)>,
+    /// For clients of both kinds.
+    pub clients: Listeners,
+    pub metrics: Listeners,
     pub peers: Vec<(Option<Arc<IncomingTls>>, TcpListener)>,
     pub dialer: Dialer,
 }
@@ -65,7 +66,8 @@ impl Ports {
             client_urls,
             client_http_urls,
             metrics_urls,
-            clients: clients.chain(http).chain(metrics).collect(),
+            clients: clients.chain(http).collect(),
+            metrics: metrics.collect(),
             peers: peers.map(|peer| (peer_tls.clone().filter(|_| peer.secure), peer.socket)).collect(),
             dialer: Dialer::new(peer_options).map_err(StartError)?,
         })

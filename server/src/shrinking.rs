@@ -118,6 +118,54 @@ fn copy(core: &Core, backend: &Arc<LmdbBackend>) -> Result<Option<Shrink>, Strin
     }
 }
 
+/// `--bootstrap-defrag-threshold-megabytes`: shrinks a database that nobody uses yet, if that frees so much. A database that
+/// cannot be shrunk is started with as it is; an error means that it is not known which one is live.
+pub fn shrink_at_start(backend: &Arc<LmdbBackend>, threshold_megabytes: u64) -> Result<(), String> {
+    let (size, in_use) = (backend.size_bytes(), backend.size_in_use_bytes());
+    let threshold = threshold_megabytes.saturating_mul(1024 * 1024);
+    // One that was just received has a mark that the start still needs, and no free pages.
+    if threshold == 0 || size.saturating_sub(in_use) < threshold || backend.has_received_mark() {
+        if threshold > 0 {
+            tracing::info!(
+                current_db_size_bytes = size,
+                current_db_size_in_use_bytes = in_use,
+                bootstrap_defrag_threshold_bytes = threshold,
+                "Skipping defragmentation"
+            );
+        }
+        return Ok(());
+    }
+    let began = Instant::now();
+    let copied =
+        copy_at_once(backend).and_then(|shrink| shrink.seal(backend.options()).map_err(|error| error.to_string()));
+    let prepared = match copied {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            tracing::warn!(error = %error, "failed to defragment before the start");
+            return Ok(());
+        }
+    };
+    let retired = backend.switch(prepared).map_err(|error| error.to_string())?;
+    if let Err(error) = retired.remove() {
+        tracing::warn!(error = %error, "failed to remove the database before the shrink; the next start does");
+    }
+    tracing::info!(
+        current_db_size_bytes_diff = i128::from(backend.size_bytes()) - i128::from(size),
+        current_db_size_bytes = backend.size_bytes(),
+        current_db_size_in_use_bytes = backend.size_in_use_bytes(),
+        took = ?began.elapsed(),
+        "finished defragmenting directory"
+    );
+    Ok(())
+}
+
+fn copy_at_once(backend: &Arc<LmdbBackend>) -> Result<Shrink, String> {
+    let mut shrink = Shrink::begin(backend).map_err(|error| error.to_string())?;
+    while !shrink.step(SHRINK_SLICE_BYTES).map_err(|error| error.to_string())? {}
+    shrink.sync().map_err(|error| error.to_string())?;
+    Ok(shrink)
+}
+
 /// The moment of the change: nobody commits, and nobody else waits.
 fn switch(core: &Core, backend: &Arc<LmdbBackend>, shrink: Shrink) -> Result<(), String> {
     let no_commit = core.commit_gate.lock();

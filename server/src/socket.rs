@@ -12,13 +12,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kvorum_net::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::authority::RepairedReader;
 use crate::limits::{GO_AWAY_MILLISECONDS, SOCKET_BUFFER_BYTES_MAX};
 use crate::payload;
 use crate::pings::PingWatch;
-use crate::tls::Stream;
 
 /// Segments of one system call; what is more goes with the next.
 const SEND_SLICES_MAX: usize = 64;
@@ -70,6 +70,11 @@ impl Flusher {
     /// When something was last read.
     pub fn last_read(&self) -> Instant {
         self.0.borrow().pings.last_read()
+    }
+
+    /// Whether the client has said anything behind the preface.
+    pub fn has_frames(&self) -> bool {
+        self.0.borrow().pings.has_frames()
     }
 
     /// Judges pings that were read; `has_calls` says whether calls are under way. False if the client sends too many.

@@ -13,15 +13,17 @@ use kvorum_api::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterV
 use kvorum_disk::{LmdbBackend, RealFileSystem, SnapDirectory};
 use kvorum_store::Backend;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::auth::Authenticator;
 use crate::background::{self, BackendThread};
 use crate::changes;
 use crate::config::{AutoCompaction, Config};
-use crate::connection::Port;
 use crate::core::{Core, CoreConfig, CoreParts, Peers};
+use crate::corruption::{self, CoreView};
 use crate::database::Databases;
+use crate::descriptors;
 use crate::housekeeping::Housekeeping;
 use crate::links::Links;
 use crate::metrics::Metrics;
@@ -33,7 +35,7 @@ use crate::snapshots::Snapshots;
 use crate::tls::IncomingTls;
 use crate::urls::{Scheme, Url};
 use crate::watch::WatchPublisher;
-use crate::worker_thread::{self, WorkerOptions};
+use crate::worker_thread::{self, Listeners, WorkerOptions};
 
 /// Why a member did not start. The text names the file, flag or address.
 #[derive(Debug)]
@@ -61,7 +63,7 @@ pub struct Running {
     metrics_urls: Vec<Url>,
     raft: Option<JoinHandle<()>>,
     log: Option<JoinHandle<()>>,
-    workers: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    workers: Vec<JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
     backend: Option<JoinHandle<()>>,
     last_commit: Arc<AtomicBool>,
@@ -78,7 +80,8 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
 
 /// Starts a member and returns at once; it serves when [`Running::wait_until_ready`] says so.
 pub fn begin(config: &Config) -> Result<Running, StartError> {
-    let Ports { client_urls, client_http_urls, metrics_urls, clients, peers, dialer } = Ports::open(config)?;
+    let shares = descriptors::shares().map_err(StartError)?;
+    let Ports { client_urls, client_http_urls, metrics_urls, clients, metrics, peers, dialer } = Ports::open(config)?;
     let authenticator = Authenticator::new(&config.auth_token, config.auth_token_ttl_seconds, config.bcrypt_cost)
         .map_err(|error| StartError::new("failed to create token provider", error))?;
     let opened = open(config, &dialer)?;
@@ -99,12 +102,15 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     ));
     core.note_backend_size(opened.backend.size_bytes(), opened.backend.size_in_use_bytes());
     core.state().writer().set_backend_size(opened.backend.size_in_use_bytes());
+    if opened.is_restart && config.feature_gates.initial_corrupt_check {
+        compare_with_others(&core)?;
+    }
     let snapshots = snapshots(config, &opened.backend)?;
     let file_system = Arc::clone(&opened.snapshots.file_system);
     let links = Links::new(&core, file_system, opened.snapshots.wal_directory.clone(), snapshots);
     core.set_peers(Arc::clone(&links) as Arc<dyn Peers>);
     core.settle(std::iter::empty());
-    let transport = start_transport(config, &core, &links, peers)?;
+    let transport = start_transport(config, &core, &links, peers, shares.peers)?;
     links.set_transport(transport, &opened.introduced);
     let is_alone = core.state().consensus().is_single_voter();
     if is_alone {
@@ -114,6 +120,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         core.schedule_compaction();
     }
     let last_commit = Arc::new(AtomicBool::new(false));
+    let backend_core = Arc::clone(&core);
     let backend = BackendThread {
         core: Arc::clone(&core),
         backend: opened.backend,
@@ -129,32 +136,35 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         metrics_urls,
         raft: None,
         log: None,
-        workers: Arc::default(),
+        workers: Vec::new(),
         others: Vec::new(),
-        backend: Some(spawn("backend", move || backend.run())?),
+        backend: Some(spawn("backend", move || {
+            let _guard = backend_core.guard();
+            backend.run();
+        })?),
         last_commit,
         links: Arc::clone(&links),
     };
     let raft_core = Arc::clone(&core);
     running.raft = Some(spawn("raft", move || {
         scheduling::prefer_short_slices();
+        let _guard = raft_core.guard();
         raft_core.run_raft_thread();
     })?);
     let log_core = Arc::clone(&core);
     running.log = Some(spawn("log", move || {
         scheduling::prefer_short_slices();
+        let _guard = log_core.guard();
         log_core.run_log_thread();
     })?);
     running.start_background(config)?;
+    let open = running.start_workers(config, shares.clients, metrics)?;
     let serving = Serving {
         core: Arc::clone(&core),
         listeners: clients,
+        open,
         client_urls: running.client_urls.clone(),
         client_http_urls: running.client_http_urls.clone(),
-        metrics_urls: running.metrics_urls.clone(),
-        workers: worker_count(config),
-        options: WorkerOptions::from_config(config),
-        threads: Arc::clone(&running.workers),
     };
     let housekeeping = Housekeeping {
         core: Arc::clone(&core),
@@ -163,7 +173,7 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         links,
     };
     if is_alone {
-        serving.begin()?;
+        serving.begin();
         running.others.push(spawn("housekeeping", move || housekeeping.run(None))?);
     } else {
         running.others.push(spawn("housekeeping", move || housekeeping.run(Some(serving)))?);
@@ -184,7 +194,34 @@ fn core_config(config: &Config, opened: &Opened) -> CoreConfig {
         quota_bytes: config.quota_backend_bytes,
         backend_batch_limit: clamp(config.backend_batch_limit).max(1),
         feature_gates: config.feature_gates.listed().collect(),
+        corrupt_check_interval: nonzero(config.corrupt_check_time),
+        compact_hash_check_interval: nonzero(config.compact_hash_check_time)
+            .filter(|_| config.feature_gates.compact_hash_check),
+        downgrade_check_interval: nonzero(config.downgrade_check_time),
     }
+}
+
+fn nonzero(interval: Duration) -> Option<Duration> {
+    (!interval.is_zero()).then_some(interval)
+}
+
+/// What a member that comes back owes the others, with the gate InitialCorruptCheck, before it takes part in anything. Only
+/// what its backend holds is compared, as in etcd: the log is not applied yet. Blocks for as long as the others take.
+fn compare_with_others(core: &Arc<Core>) -> Result<(), StartError> {
+    let view = CoreView::new(core, core.config.request_timeout);
+    // On a thread of its own: whoever starts a member may itself be on a runtime.
+    let compared = std::thread::scope(|scope| {
+        let compare = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok::<_, std::io::Error>(runtime.block_on(corruption::check_at_start(&view)))
+        };
+        scope.spawn(compare).join()
+    });
+    let failed = |error: &dyn fmt::Display| StartError::new("checkInitialHashKV failed", error);
+    compared
+        .map_err(|_| failed(&"the thread that asked the others panicked"))?
+        .map_err(|error| failed(&error))?
+        .map_err(|error| failed(&error))
 }
 
 fn snapshots(config: &Config, backend: &Arc<LmdbBackend>) -> Result<Snapshots, StartError> {
@@ -206,6 +243,7 @@ fn start_transport(
     core: &Core,
     links: &Arc<Links>,
     listeners: Vec<(Option<Arc<IncomingTls>>, TcpListener)>,
+    connections_max: usize,
 ) -> Result<PeerTransport, StartError> {
     let peer_config = PeerConfig {
         member_id: core.config.member_id,
@@ -215,6 +253,8 @@ fn start_transport(
         file_system: Arc::new(RealFileSystem),
         dial_timeout: Duration::from_secs(1) + config.election_timeout,
         dialer: core.dialer.clone(),
+        connections_max,
+        head_time: config.connection_limits.peer_head_time,
     };
     let (events, answers) = (Arc::clone(links) as Arc<dyn PeerEvents>, Arc::clone(links) as Arc<dyn PeerAnswers>);
     PeerTransport::start(peer_config, listeners, events, answers)
@@ -224,25 +264,20 @@ fn start_transport(
 /// The client port, not answered yet.
 pub(crate) struct Serving {
     core: Arc<Core>,
-    listeners: Vec<(Arc<Port>, TcpListener)>,
+    listeners: Listeners,
+    /// To the thread that accepts.
+    open: oneshot::Sender<Listeners>,
     client_urls: Vec<Url>,
     client_http_urls: Vec<Url>,
-    metrics_urls: Vec<Url>,
-    workers: usize,
-    options: WorkerOptions,
-    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl Serving {
     /// Answers clients from now on.
-    pub(crate) fn begin(self) -> Result<(), StartError> {
-        let mut threads = self.threads.lock();
-        if self.core.is_stopping() {
-            return Ok(());
+    pub(crate) fn begin(self) {
+        // Nobody accepts any more at a stop.
+        if self.core.is_stopping() || self.open.send(self.listeners).is_err() {
+            return;
         }
-        *threads = worker_thread::start_all(&self.core, self.listeners, self.workers, &self.options)
-            .map_err(|error| StartError::new("connection threads", error))?;
-        drop(threads);
         info!("ready to serve client requests");
         let endpoints = self.client_urls.iter().map(Url::to_string).collect::<Vec<_>>().join(",");
         info!(
@@ -259,11 +294,7 @@ impl Serving {
                 info!(traffic, address, "serving client traffic insecurely; this is strongly discouraged!");
             }
         }
-        for url in &self.metrics_urls {
-            info!(address = %url, "serving metrics");
-        }
         self.core.set_ready();
-        Ok(())
     }
 }
 
@@ -285,6 +316,23 @@ impl Running {
 
     pub fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// Starts the connection threads. They answer on the ports of metrics from now on, and on those that are sent.
+    fn start_workers(
+        &mut self,
+        config: &Config,
+        connections_max: usize,
+        metrics: Listeners,
+    ) -> Result<oneshot::Sender<Listeners>, StartError> {
+        let (open, later) = oneshot::channel();
+        let options = WorkerOptions::from_config(config, connections_max);
+        self.workers = worker_thread::start_all(&self.core, metrics, later, worker_count(config), &options)
+            .map_err(|error| StartError::new("connection threads", error))?;
+        for url in &self.metrics_urls {
+            info!(address = %url, "serving metrics");
+        }
+        Ok(open)
     }
 
     fn start_background(&mut self, config: &Config) -> Result<(), StartError> {
@@ -330,8 +378,7 @@ impl Running {
         if let Some(raft) = self.raft.take() {
             drop(raft.join());
         }
-        let workers = std::mem::take(&mut *self.workers.lock());
-        for thread in workers.into_iter().chain(self.others.drain(..)) {
+        for thread in self.workers.drain(..).chain(self.others.drain(..)) {
             drop(thread.join());
         }
         self.links.close();

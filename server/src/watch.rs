@@ -88,6 +88,10 @@ pub struct WatchLimits {
     /// Bytes waiting in all outboxes of a thread. Above it, streams with more than `outbox_bytes_floor` count as full.
     pub thread_bytes: usize,
     pub outbox_bytes_floor: usize,
+    /// Watches of one stream, and of all streams of a thread; one more is canceled as it is created, with "too many
+    /// requests". etcd has no such bound.
+    pub stream_watches: usize,
+    pub thread_watchers: usize,
     /// A chunk handed to the connection is closed when it reaches this size.
     pub chunk_bytes: usize,
     /// Batches waiting for a thread. Beyond it they are dropped, and the thread's watchers read history instead.
@@ -112,6 +116,8 @@ impl Default for WatchLimits {
             outbox_messages: 8192,
             thread_bytes: 256 * 1024 * 1024,
             outbox_bytes_floor: 16 * 1024,
+            stream_watches: 1_000_000,
+            thread_watchers: 4_000_000,
             chunk_bytes: 32 * 1024,
             queue_batches: 16_384,
             queue_bytes: 16 * 1024 * 1024,

@@ -54,6 +54,8 @@ pub struct Worker {
     proven: RefCell<HashMap<HeaderValue, Proven>>,
     /// The users, roles and permissions last looked at, with their generation.
     auth: RefCell<(u64, Arc<AuthState>)>,
+    /// What all connections of the thread hold, see [`crate::held`].
+    pub held_bytes: Rc<Cell<usize>>,
 }
 
 /// How often calls that wait too long are looked for.
@@ -80,6 +82,7 @@ impl Worker {
             pending_reads: RefCell::default(),
             proven: RefCell::default(),
             auth: RefCell::default(),
+            held_bytes: Rc::default(),
         })
     }
 
@@ -87,6 +90,7 @@ impl Worker {
     pub fn spawn_tasks(self: &Rc<Self>) {
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
+            let _guard = worker.core.guard();
             loop {
                 worker.wait_for_gathered().await;
                 worker.flush();
@@ -94,6 +98,7 @@ impl Worker {
         });
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
+            let _guard = worker.core.guard();
             loop {
                 let mailbox = worker.core.mailbox(worker.index);
                 let mail = std::future::poll_fn(|context| mailbox.poll_take(context)).await;
@@ -103,6 +108,7 @@ impl Worker {
         });
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
+            let _guard = worker.core.guard();
             let mut interval = tokio::time::interval(SWEEP_INTERVAL);
             loop {
                 interval.tick().await;
@@ -144,7 +150,10 @@ impl Worker {
         }
         let (Some(header), Some(token)) = (credentials.token_header(), credentials.token()) else { return Ok(None) };
         let proven = self.core.authenticator.prove(&self.core, token).await.inspect_err(|error| {
-            tracing::warn!(token_fingerprint = %auth::fingerprint(token), error = error.text(), "invalid auth token");
+            if let Some(unsaid) = self.core.authenticator.refusals.admit(self.core.now()) {
+                let token_fingerprint = auth::fingerprint(token);
+                tracing::warn!(token_fingerprint, error = error.text(), unsaid, "invalid auth token");
+            }
         })?;
         let revision = self.auth().map_or(0, |auth| auth.revision());
         let identity = self.core.authenticator.confirm(&self.core, &proven, revision);
@@ -315,8 +324,11 @@ impl Worker {
         self.core.metrics.client_sent_bytes_total.add(bytes as u64);
     }
 
-    /// Answers a unary call with a message in several pieces, and counts it.
+    /// Answers a read with a message in several pieces, and counts it; unless its client leaves too much unread already.
     pub fn finish_pieces(&self, method: GrpcMethod, respond: Responder, pieces: Vec<Bytes>) {
+        if respond.is_full() {
+            return self.finish(method, respond, Err(EtcdError::RequestTooManyRequests.into()));
+        }
         self.note_sent(method, pieces.iter().map(Bytes::len).sum());
         respond.reply_pieces(pieces);
     }

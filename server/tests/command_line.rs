@@ -34,12 +34,12 @@ fn usage_errors_end_with_2_and_the_usage() {
 
 #[test]
 fn refused_flags_end_with_1_and_a_log_line() {
-    let (code, stdout, stderr) = texts(&kvorum(&["--host-whitelist", "x"], &[]));
+    let (code, stdout, stderr) = texts(&kvorum(&["--backend-bbolt-freelist-type", "array"], &[]));
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     let line: serde_json::Value = serde_json::from_str(stderr.trim_end()).expect("one line of JSON");
     assert_eq!(line["level"], "warn");
     assert_eq!(line["msg"], "failed to verify flags");
-    let error = "--host-whitelist is not supported by this version of Kvorum yet (only its default '*' is accepted)";
+    let error = "--backend-bbolt-freelist-type is not supported by this version of Kvorum yet (only its default 'map' is accepted)";
     assert_eq!(line["error"], error);
     assert!(line["ts"].as_str().is_some_and(|ts| ts.len() == 27 && ts.ends_with('Z')), "{line}");
     assert!(line["caller"].as_str().is_some_and(|caller| caller.starts_with("server/main.rs:")), "{line}");

@@ -65,11 +65,26 @@ pub fn key_of(kv: &[u8]) -> &[u8] {
     }
 }
 
+/// As [`key_of`], of bytes that a disk may have damaged.
+pub(crate) fn checked_key_of(kv: &[u8]) -> Option<&[u8]> {
+    let mut rest = kv.strip_prefix(&[KEY_TAG])?;
+    let length = prost::encoding::decode_varint(&mut rest).ok()?;
+    rest.get(..usize::try_from(length).ok()?)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::key_of;
+    use super::{checked_key_of, key_of};
     use kvorum_api::mvccpb::KeyValue;
     use prost::Message;
+
+    #[test]
+    fn damaged_bytes_have_no_key() {
+        assert_eq!(checked_key_of(&[0x0a, 2, b'a', b'b', 0x10]), Some(&b"ab"[..]));
+        for damaged in [&b""[..], &[0x0a], &[0x0b, 1, b'a'], &[0x0a, 3, b'a', b'b'], &[0x0a, 0xff, 0xff]] {
+            assert_eq!(checked_key_of(damaged), None, "{damaged:?}");
+        }
+    }
 
     #[test]
     fn key_is_read_from_the_encoding() {

@@ -8,14 +8,16 @@ use kvorum_api::etcdserverpb::{AlarmMember, AlarmType, RangeRequest, TxnRequest}
 use crate::auth::{Access, AuthState, Caller};
 use crate::backend::BackendError;
 use crate::error::{HistoryError, ReadError};
-use crate::kv::hash::{HashKv, hash_all, hash_kv};
+use crate::kv::hash::{FinishedHash, HashKv, hash_all, hash_kv};
 use crate::kv::history::{History, history};
 use crate::kv::range::RangeCursor;
 use crate::kv::read_txn::{TxnStep, read_only_txn};
+use crate::kv::usage::{SpaceUse, space_use};
 use crate::lease::LeaseInfo;
 use crate::member::Membership;
 use crate::revision::{KvBytes, Revision};
 use crate::shared::Shared;
+use crate::version::{FIRST_STORAGE_VERSION, Version};
 
 /// Revisions that leave the overlay under one hold of its lock, for which every put waits.
 const FORGET_STEP_REVISIONS: usize = 256;
@@ -104,9 +106,19 @@ impl Reader {
         hash_kv(&self.shared, revision)
     }
 
+    /// What the last compactions since the start hashed, in rising order of revisions.
+    pub fn finished_hashes(&self) -> Vec<FinishedHash> {
+        self.shared.hashes.read().all()
+    }
+
     /// etcd's `Maintenance.Hash` over all buckets. Reads everything.
     pub fn hash(&self) -> Result<u32, ReadError> {
         hash_all(&self.shared)
+    }
+
+    /// Which prefixes of keys use most, history included, about. Reads a bounded part of the backend.
+    pub fn space_use(&self) -> Result<SpaceUse, BackendError> {
+        space_use(&self.shared)
     }
 
     pub fn members(&self) -> Arc<Membership> {
@@ -151,6 +163,14 @@ impl Reader {
 
     pub fn cluster_version(&self) -> Option<String> {
         self.shared.membership.read().cluster_version.clone()
+    }
+
+    /// The version of etcd's that the stored form belongs to. It follows the cluster version; before 3.6 nothing of it was
+    /// stored, and etcd tells 3.5.
+    pub fn storage_version(&self) -> Option<String> {
+        let version: Version = self.cluster_version()?.parse().ok()?;
+        let stored = if version < FIRST_STORAGE_VERSION { Version::of(3, 5) } else { version.cluster() };
+        Some(stored.to_string())
     }
 
     /// In rising order.

@@ -12,6 +12,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("protobuf-src", "builds a C++ protobuf"),
     ("raft-engine", "hands outside bytes to protobuf 2"),
     ("serde_yaml", "unmaintained"),
+    // `ring` itself cannot be here: the lock names it for features of rustls-webpki and hickory-proto that nobody enables.
+    ("p521", "aws-lc-rs has the curve; one library of cryptography is enough"),
 ];
 
 /// Advisories that we live with. Each is checked to still concern us: an entry whose crate is gone must be removed.

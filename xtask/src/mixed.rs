@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-const TESTS: &[&str] = &["mixed", "refusals"];
+const TESTS: &[&str] = &["mixed", "refusals", "corruption"];
 
 /// Operations unless `--operations` says another number.
 const OPERATIONS: &str = "10000";

@@ -17,7 +17,7 @@ use crate::trial::{Measured, Trial};
 use crate::wire;
 
 /// The keys of the measured puts.
-const PUT_NAME: &str = "beside/";
+pub const PUT_NAME: &str = "beside/";
 
 /// Revisions of each key.
 const REVISIONS_PER_KEY: u64 = 10;
@@ -46,18 +46,21 @@ pub fn fill(trial: &Trial, server: &Server, name: &'static str, revisions: u64) 
 /// The puts alone, for the time of the trial.
 pub fn quiet(trial: &Trial, server: &Server) -> Result<Measured, String> {
     let control = Arc::new(Control::default());
-    let puts = paced::spawn(server, &control, PUT_NAME);
+    let puts = paced::spawn(server, &control, PUT_NAME, None);
     trial.record(server, &control, vec![puts])
 }
 
-/// The puts and as many reads, while `work` is done: tallies in this order.
+/// The puts and as many reads, by whom the token is, while `work` is done: tallies in this order.
 pub fn with_reads<Done>(
     trial: &Trial,
     server: &Server,
+    token: Option<&str>,
     work: impl FnOnce(&Control) -> Result<Done, String>,
 ) -> Result<Measured, String> {
     let control = Arc::new(Control::default());
-    let loads = vec![paced::spawn(server, &control, PUT_NAME), paced::spawn_reads(server, &control, PUT_NAME)];
+    let puts = paced::spawn(server, &control, PUT_NAME, token);
+    let reads = paced::spawn_reads(server, &control, PUT_NAME, token);
+    let loads = vec![puts, reads];
     trial.record_while(server, &control, loads, || work(&control)).map(|(measured, _)| measured)
 }
 
@@ -68,7 +71,7 @@ pub fn during<Done>(
     work: impl FnOnce() -> Result<Done, String>,
 ) -> Result<(Measured, Done), String> {
     let control = Arc::new(Control::default());
-    let puts = paced::spawn(server, &control, PUT_NAME);
+    let puts = paced::spawn(server, &control, PUT_NAME, None);
     trial.record_while(server, &control, vec![puts], work)
 }
 

@@ -22,10 +22,10 @@ fn run(trial: &Trial) -> Result<Vec<Row>, String> {
     let revision = beside::revision(trial, &server)?;
     trial.call(&server, COMPACT, wire::frame(&CompactionRequest { revision, physical: true }))?;
     let before = file_bytes(trial, &server)?;
-    let quiet = beside::with_reads(trial, &server, |control| control.wait(trial.time))?;
+    let quiet = beside::with_reads(trial, &server, None, |control| control.wait(trial.time))?;
     let written_before = process::written_bytes(server.pid())?;
     let request = wire::frame(&DefragmentRequest {});
-    let during = beside::with_reads(trial, &server, |_| trial.call(&server, DEFRAGMENT, request))?;
+    let during = beside::with_reads(trial, &server, None, |_| trial.call(&server, DEFRAGMENT, request))?;
     let written = process::written_bytes(server.pid())? - written_before;
     let after = file_bytes(trial, &server)?;
     let what = "while the database is shrunk";

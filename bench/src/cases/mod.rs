@@ -1,5 +1,7 @@
 //! The cases, one file each, in the order of the report. A case knows nothing of which server it measures.
 
+mod auth;
+mod auth_cost;
 mod beside;
 mod catch_up;
 mod cluster_failover;
@@ -8,6 +10,8 @@ mod cluster_read;
 mod compaction;
 mod defragment;
 mod keepalive;
+mod large;
+mod logins;
 mod many_keys;
 mod neighbour;
 mod one_connection;
@@ -55,7 +59,15 @@ pub const ALL: &[Case] = &[
     keepalive::CASE,
     tls::PUT,
     tls::RANGE_ONE,
+    auth_cost::PUT,
+    auth_cost::RANGE_ONE,
+    auth_cost::SIGNED_PUT,
+    auth_cost::SIGNED_RANGE_ONE,
+    auth_cost::PERMISSIONS_PUT,
+    auth_cost::PERMISSIONS_RANGE,
+    logins::CASE,
     many_keys::CASE,
+    large::CASE,
     compaction::CASE,
     defragment::CASE,
     catch_up::CASE,

@@ -23,7 +23,14 @@ pub const CASE: Case = Case {
     run: |trial| {
         let server = trial.start()?;
         let source = |connection| -> Box<dyn Source> { Box::new(CompareAndPut::new(connection)) };
-        let load = Load { path: TXN, connections: CONNECTIONS, streams: STREAMS, source: Box::new(source), tls: None };
+        let load = Load {
+            path: TXN,
+            connections: CONNECTIONS,
+            streams: STREAMS,
+            source: Box::new(source),
+            tls: None,
+            token: None,
+        };
         Ok(vec![trial.measure(&server, vec![load])?.row(CASE.about, 0)])
     },
 };

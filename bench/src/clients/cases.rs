@@ -122,8 +122,14 @@ fn watched(server: &Server, case: &Case, client: &Client, settings: &Settings) -
     let endpoints = [server.address()];
     let mut running = Running::start(client, &endpoints, case.call, settings.seconds, case.concurrency)?;
     let control = Arc::new(Control::default());
-    let puts =
-        Load { path: PUT, connections: 1, streams: PUTS_UNDER_WAY, source: Box::new(|_| Box::new(Puts)), tls: None };
+    let puts = Load {
+        path: PUT,
+        connections: 1,
+        streams: PUTS_UNDER_WAY,
+        source: Box::new(|_| Box::new(Puts)),
+        tls: None,
+        token: None,
+    };
     let putting = puts.spawn(server.address(), &control);
     let counted = running.begin().and_then(|()| running.end());
     control.stop();

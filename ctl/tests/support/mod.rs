@@ -154,3 +154,16 @@ pub fn succeed(tool: &Path, arguments: &[&str]) -> String {
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("a plain name")
 }
+
+/// CVE-2020-15113: folders and files of a member are its user's alone, wherever they came from.
+pub fn check_private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = std::fs::metadata(path).expect("it is there");
+    let mode = metadata.permissions().mode() & 0o777;
+    assert_eq!(mode, if metadata.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(path).expect("a folder") {
+            check_private(&entry.expect("an entry").path());
+        }
+    }
+}

@@ -482,6 +482,30 @@ fn a_damaged_length_does_not_hide_what_follows() {
     );
 }
 
+/// A length beyond the file was believed: etcd made room for it, or panicked. Here it is a torn tail or an error, and nothing
+/// is made room for.
+#[test]
+fn cve_2020_15106_cve_2020_15112_lengths_beyond_the_file() {
+    for length in [0xff, 1 << 20, 1 << 31, 1 << 40, (1 << 55) - 1, 1 << 55, 1 << 63, u64::MAX, u64::MAX >> 8] {
+        for has_more in [true, false] {
+            let disk = SimulatedFileSystem::new();
+            let mut wal = create(&disk, WalOptions::default());
+            wal.append(&[entry(1, 1, b"one")], None).unwrap();
+            let offset = wal.tail as usize;
+            if has_more {
+                wal.append(&[entry(1, 2, b"two"), entry(1, 3, b"three")], None).unwrap();
+            }
+            let path = wal.segment_path().to_owned();
+            drop(wal);
+            disk.tamper(&path, |bytes| bytes[offset..offset + 8].copy_from_slice(&u64::to_le_bytes(length)));
+            match open(&disk, WalOptions::default()) {
+                Ok((_, recovered)) => assert_eq!(contents(&recovered), [(1, 1, b"one".to_vec())], "length {length:x}"),
+                Err(error) => assert!(error.to_string().contains(&path.display().to_string()), "{length:x}: {error}"),
+            }
+        }
+    }
+}
+
 /// Every bit of a small log in turn: the log is refused, or everything in it is there.
 #[test]
 fn no_flipped_bit_goes_unnoticed() {

@@ -5,12 +5,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::error::KeyRejected;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{KeyPair, ParsedPublicKey};
+use aws_lc_rs::{hmac, signature};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use p521::ecdsa::signature::{Signer, Verifier};
-use ring::rand::SystemRandom;
-use ring::signature::{KeyPair, UnparsedPublicKey};
-use ring::{hmac, signature};
 use serde_json::Value;
 
 use super::keys::{self, Curve, KeyKind, PrivateKey, PublicKey};
@@ -21,6 +21,9 @@ const DEFAULT_TTL: Duration = Duration::from_secs(300);
 
 /// A longer text is no token; every request may carry one.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+const RSA_BITS_MIN: usize = 2048;
+const RSA_TOO_SHORT: &str = "an RSA key must have 2048 bits or more";
 
 /// What a good token says.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,14 +88,12 @@ enum SigningKey {
     Hmac(hmac::Key),
     Rsa(Box<signature::RsaKeyPair>, &'static dyn signature::RsaEncoding),
     Elliptic(signature::EcdsaKeyPair),
-    P521(Box<p521::ecdsa::SigningKey>),
     Ed25519(signature::Ed25519KeyPair),
 }
 
 enum VerifyingKey {
     Hmac(hmac::Key),
-    Ring(UnparsedPublicKey<Vec<u8>>),
-    P521(Box<p521::ecdsa::VerifyingKey>),
+    Public(Box<ParsedPublicKey>),
 }
 
 pub struct Jwt {
@@ -230,7 +231,8 @@ fn read_keys(
     }
     let Some(private) = private else {
         let public = public.ok_or("auth: missing key data (priv-key or pub-key)")?;
-        return Ok((None, verifying_key(method, &public)?));
+        let verifying = verifying_key(method, &public).map_err(|error| format!("pub-key: {error}"))?;
+        return Ok((None, verifying));
     };
     let private = keys::private_key(&keys::first_block(private).map_err(|error| format!("priv-key: {error}"))?)
         .map_err(|error| format!("priv-key: {error}"))?;
@@ -247,42 +249,26 @@ fn read_keys(
 
 /// The key that signs, and the public one that belongs to it.
 fn signing_key(method: &Method, private: &PrivateKey) -> Result<(SigningKey, Vec<u8>), String> {
-    let refused = |error: ring::error::KeyRejected| match error.to_string().as_str() {
-        "TooSmall" => "an RSA key must have 2048 bits or more".to_owned(),
-        reason => format!("the key is refused: {reason}"),
-    };
     match method.family {
         Family::Hmac => unreachable!("its key is no pair"),
         Family::RsaPkcs1 | Family::RsaPss => {
-            let key = signature::RsaKeyPair::from_der(&private.bytes).map_err(refused)?;
-            let public = key.public().as_ref().to_vec();
+            let key = signature::RsaKeyPair::from_der(&private.bytes).map_err(refusal)?;
+            let public = key.public_key().as_ref().to_vec();
             Ok((SigningKey::Rsa(Box::new(key), rsa_encoding(method)), public))
         }
-        Family::Elliptic(Curve::P521) => {
-            let key = padded_p521(&private.bytes)
-                .and_then(|bytes| p521::ecdsa::SigningKey::from_slice(&bytes).ok())
-                .ok_or("not a number of the curve P-521")?;
-            let public = p521::ecdsa::VerifyingKey::from(&key).to_encoded_point(false).as_bytes().to_vec();
-            Ok((SigningKey::P521(Box::new(key)), public))
-        }
         Family::Elliptic(curve) => {
-            let (algorithm, length) = match curve {
-                Curve::P256 => (&signature::ECDSA_P256_SHA256_FIXED_SIGNING, 32),
-                _ => (&signature::ECDSA_P384_SHA384_FIXED_SIGNING, 48),
+            let algorithm = match curve {
+                Curve::P256 => &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
+                Curve::P384 => &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
+                Curve::P521 => &signature::ECDSA_P521_SHA512_FIXED_SIGNING,
             };
-            let point = private.point.as_ref().ok_or("the file lacks the public half of the key")?;
-            let number = padded(&private.bytes, length).ok_or("not a number of the curve")?;
-            let key = signature::EcdsaKeyPair::from_private_key_and_public_key(
-                algorithm,
-                &number,
-                point,
-                &SystemRandom::new(),
-            )
-            .map_err(refused)?;
-            Ok((SigningKey::Elliptic(key), point.clone()))
+            let number = keys::sec1_of(&private.bytes).ok_or("not a number of the curve")?;
+            let key = signature::EcdsaKeyPair::from_private_key_der(algorithm, &number).map_err(refusal)?;
+            let public = key.public_key().as_ref().to_vec();
+            Ok((SigningKey::Elliptic(key), public))
         }
         Family::Ed25519 => {
-            let key = signature::Ed25519KeyPair::from_seed_unchecked(&private.bytes).map_err(refused)?;
+            let key = signature::Ed25519KeyPair::from_seed_unchecked(&private.bytes).map_err(refusal)?;
             let public = key.public_key().as_ref().to_vec();
             Ok((SigningKey::Ed25519(key), public))
         }
@@ -299,14 +285,23 @@ fn verifying_key(method: &Method, public: &PublicKey) -> Result<VerifyingKey, St
         (Family::RsaPss, _) => &signature::RSA_PSS_2048_8192_SHA512,
         (Family::Elliptic(Curve::P256), _) => &signature::ECDSA_P256_SHA256_FIXED,
         (Family::Elliptic(Curve::P384), _) => &signature::ECDSA_P384_SHA384_FIXED,
+        (Family::Elliptic(Curve::P521), _) => &signature::ECDSA_P521_SHA512_FIXED,
         (Family::Ed25519, _) => &signature::ED25519,
-        (Family::Elliptic(Curve::P521), _) => {
-            let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(&public.bytes);
-            return key.map(|key| VerifyingKey::P521(Box::new(key))).map_err(|_| "not a point of P-521".to_owned());
-        }
         (Family::Hmac, _) => unreachable!("its key is no pair"),
     };
-    Ok(VerifyingKey::Ring(UnparsedPublicKey::new(algorithm, public.bytes.clone())))
+    // The library looks at the length at each signature only.
+    if public.kind == KeyKind::Rsa && keys::rsa_bits(&public.bytes).is_none_or(|bits| bits < RSA_BITS_MIN) {
+        return Err(RSA_TOO_SHORT.to_owned());
+    }
+    let key = ParsedPublicKey::new(algorithm, &public.bytes).map_err(refusal)?;
+    Ok(VerifyingKey::Public(Box::new(key)))
+}
+
+fn refusal(error: KeyRejected) -> String {
+    match error.to_string().as_str() {
+        "TooSmall" => RSA_TOO_SHORT.to_owned(),
+        reason => format!("the key is refused: {reason}"),
+    }
 }
 
 fn hmac_algorithm(bits: u16) -> hmac::Algorithm {
@@ -328,32 +323,18 @@ fn rsa_encoding(method: &Method) -> &'static dyn signature::RsaEncoding {
     }
 }
 
-/// The number at the length of its curve: files may leave leading zeros out.
-fn padded(number: &[u8], length: usize) -> Option<Vec<u8>> {
-    let missing = length.checked_sub(number.len())?;
-    Some([vec![0; missing], number.to_vec()].concat())
-}
-
-fn padded_p521(number: &[u8]) -> Option<Vec<u8>> {
-    padded(number, 66)
-}
-
 impl SigningKey {
     fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
         let random = SystemRandom::new();
         match self {
             Self::Hmac(key) => Some(hmac::sign(key, message).as_ref().to_vec()),
             Self::Rsa(key, encoding) => {
-                let mut signature = vec![0; key.public().modulus_len()];
+                let mut signature = vec![0; key.public_modulus_len()];
                 key.sign(*encoding, &random, message, &mut signature).ok()?;
                 Some(signature)
             }
             Self::Elliptic(key) => Some(key.sign(&random, message).ok()?.as_ref().to_vec()),
-            Self::P521(key) => {
-                let signature: p521::ecdsa::Signature = key.as_ref().try_sign(message).ok()?;
-                Some(signature.to_vec())
-            }
-            Self::Ed25519(key) => Some(key.sign(message).as_ref().to_vec()),
+            Self::Ed25519(key) => Some(key.try_sign(message).ok()?.as_ref().to_vec()),
         }
     }
 }
@@ -362,9 +343,7 @@ impl VerifyingKey {
     fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
             Self::Hmac(key) => hmac::verify(key, message, signature).is_ok(),
-            Self::Ring(key) => key.verify(message, signature).is_ok(),
-            Self::P521(key) => p521::ecdsa::Signature::from_slice(signature)
-                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
+            Self::Public(key) => key.verify_sig(message, signature).is_ok(),
         }
     }
 }

@@ -58,7 +58,7 @@ fn hmac_with(secret: &str) -> Jwt {
 }
 
 #[test]
-fn claims_must_be_there_and_of_their_kind() {
+fn etcd_3_5_8_claims_must_be_there_and_of_their_kind() {
     let jwt = hmac_with("secret");
     let token = |header: &str, claims: &str| {
         let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
@@ -96,6 +96,16 @@ fn claims_must_be_there_and_of_their_kind() {
     assert_eq!(jwt.verify(&signed).expect("our own").user, name);
 }
 
+/// A text of many dots was split at each of them, and cost many times its length.
+#[test]
+fn cve_2025_30204_dots() {
+    let jwt = hmac_with("secret");
+    for dots in [3, 100, 1 << 20] {
+        assert_eq!(jwt.verify(&".".repeat(dots)), None);
+        assert_eq!(jwt.verify(&"a.".repeat(dots)), None);
+    }
+}
+
 #[test]
 fn keys_that_do_not_fit_are_refused_by_name() {
     let refusal = |method: &str, private: Option<&str>, public: Option<&str>| {
@@ -114,6 +124,7 @@ fn keys_that_do_not_fit_are_refused_by_name() {
         ("RS256", Some("rsa-pkcs1"), Some("rsa-public-other"), "don't match"),
         ("ES512", Some("p521-sec1"), Some("p521-public-other"), "don't match"),
         ("RS256", Some("rsa-1024"), None, "2048"),
+        ("PS256", None, Some("rsa-1024-public"), "pub-key: an RSA key must have 2048 bits"),
         ("RS256", Some("rsa-public"), None, "not a private key"),
         ("RS256", None, Some("p256-sec1"), "not a public key"),
         ("RS256", Some("encrypted"), None, "encrypted"),
@@ -124,9 +135,55 @@ fn keys_that_do_not_fit_are_refused_by_name() {
     }
 }
 
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    [&[tag, u8::try_from(content.len()).expect("short")], content].concat()
+}
+
+/// A file with the number of a curve's key and nothing else of it.
+fn without_public_half(number: &[u8], curve: &[u8]) -> tempfile::NamedTempFile {
+    let algorithm = [der(0x06, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01]), der(0x06, curve)].concat();
+    let key = der(0x30, &[der(0x02, &[1]), der(0x04, number)].concat());
+    let info = der(0x30, &[der(0x02, &[0]), der(0x30, &algorithm), der(0x04, &key)].concat());
+    let text = base64::engine::general_purpose::STANDARD.encode(info);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n"))
+        .expect("written");
+    file
+}
+
+/// Some tools write keys of curves so. Zeros in front of the number may be there or not.
+#[test]
+fn the_public_half_of_a_curves_key_need_not_be_written() {
+    const P521: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
+    for (method, private, public, curve) in [
+        ("ES256", "p256-sec1", "p256-public", &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07][..]),
+        ("ES384", "p384-sec1", "p384-public", &[0x2b, 0x81, 0x04, 0x00, 0x22]),
+        ("ES512", "p521-sec1", "p521-public", P521),
+    ] {
+        let whole = keys::first_block(&std::fs::read(pem(private)).expect("a file")).expect("PEM");
+        let number = keys::private_key(&whole).expect("a key").bytes;
+        let short = number.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
+        for number in [&number[..], &short, &[&[0, 0], &number[..]].concat()] {
+            let file = without_public_half(number, curve);
+            let (private, public) = (file.path().to_string_lossy(), pem(public));
+            let options = [("sign-method", method), ("priv-key", &private[..]), ("pub-key", &public[..])];
+            let signer = from(&options).unwrap_or_else(|error| panic!("{method}: {error}"));
+            let token = signer.sign("alice", 7).expect("a token");
+            assert!(from(&[options[0], options[2]]).expect("a key").verify(&token).is_some(), "{method}");
+        }
+    }
+    for wrong in [&[][..], &[0; 66], &[0xff; 66], &[1; 67], &[1; 100]] {
+        let file = without_public_half(wrong, P521);
+        let error = from(&[("sign-method", "ES512"), ("priv-key", &file.path().to_string_lossy())]);
+        let error = error.err().expect("refused");
+        assert!(error.starts_with("priv-key: "), "{wrong:?}: {error}");
+    }
+}
+
 #[test]
 fn damaged_keys_are_refused_and_never_panic() {
-    for (_, private, public) in PAIRS {
+    for (name, private, public) in PAIRS {
+        let method = METHODS.iter().find(|method| method.name == name).expect("a method");
         let private = keys::first_block(&std::fs::read(pem(private)).expect("a file")).expect("PEM");
         let public = keys::first_block(&std::fs::read(pem(public)).expect("a file")).expect("PEM");
         for length in 0..private.len() {
@@ -138,11 +195,11 @@ fn damaged_keys_are_refused_and_never_panic() {
         for position in 0..private.len().min(200) {
             let mut damaged = private.clone();
             damaged[position] ^= 0x41;
-            drop(keys::private_key(&damaged));
+            drop(keys::private_key(&damaged).map(|key| signing_key(method, &key)));
             let mut damaged = public.clone();
             let position = position % damaged.len();
             damaged[position] ^= 0x41;
-            drop(keys::public_key(&damaged));
+            drop(keys::public_key(&damaged).map(|key| verifying_key(method, &key)));
         }
     }
     for text in [&b""[..], b"\xff", b"-----BEGIN X-----", b"-----BEGIN X-----\n!\n-----END X-----"] {

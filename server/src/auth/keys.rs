@@ -20,6 +20,9 @@ const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
 const P521: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
 
+/// Of P-521.
+const CURVE_NUMBER_BYTES_MAX: u8 = 66;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Curve {
     P256,
@@ -42,12 +45,10 @@ pub struct PublicKey {
     pub bytes: Vec<u8>,
 }
 
-/// A private key: for RSA the DER of `RSAPrivateKey`, for a curve the secret number and the point if it is given, for
-/// Ed25519 the seed.
+/// A private key: for RSA the DER of `RSAPrivateKey`, for a curve the secret number, for Ed25519 the seed.
 pub struct PrivateKey {
     pub kind: KeyKind,
     pub bytes: Vec<u8>,
-    pub point: Option<Vec<u8>>,
 }
 
 /// The content of the first PEM block.
@@ -148,9 +149,9 @@ fn pkcs8(der: &[u8]) -> Option<PrivateKey> {
     let kind = info.algorithm()?;
     let key = info.expect(OCTET_STRING)?;
     match kind {
-        KeyKind::Rsa => Some(PrivateKey { kind, bytes: key.to_vec(), point: None }),
+        KeyKind::Rsa => Some(PrivateKey { kind, bytes: key.to_vec() }),
         KeyKind::Elliptic(curve) => sec1(key, Some(curve)),
-        KeyKind::Ed25519 => Some(PrivateKey { kind, bytes: Der(key).expect(OCTET_STRING)?.to_vec(), point: None }),
+        KeyKind::Ed25519 => Some(PrivateKey { kind, bytes: Der(key).expect(OCTET_STRING)?.to_vec() }),
     }
 }
 
@@ -158,22 +159,40 @@ fn sec1(der: &[u8], mut named: Option<Curve>) -> Option<PrivateKey> {
     let mut key = Der::sequence(der)?;
     key.expect(INTEGER)?;
     let bytes = key.expect(OCTET_STRING)?.to_vec();
-    let mut point = None;
     while let Some((tag, value)) = key.next() {
         match tag {
             TAGGED_0 => named = curve(Der(value).expect(OBJECT)?),
-            TAGGED_1 => point = Some(Der(value).bits()?.to_vec()),
+            // The public half, which follows from the number.
+            TAGGED_1 => {}
             _ => return None,
         }
     }
-    Some(PrivateKey { kind: KeyKind::Elliptic(named?), bytes, point })
+    Some(PrivateKey { kind: KeyKind::Elliptic(named?), bytes })
+}
+
+/// The shortest SEC 1 structure around the number of a curve's private key: version and number. `None` if it is longer than
+/// those of any curve.
+pub fn sec1_of(number: &[u8]) -> Option<Vec<u8>> {
+    // Files may put zeros in front, or leave them out.
+    let number = &number[number.iter().take_while(|byte| **byte == 0).count()..];
+    let length = u8::try_from(number.len()).ok().filter(|length| *length <= CURVE_NUMBER_BYTES_MAX)?;
+    let content = [&[INTEGER, 1, 1, OCTET_STRING, length], number].concat();
+    Some([&[SEQUENCE, 5 + length], &content[..]].concat())
 }
 
 fn pkcs1_private(der: &[u8]) -> Option<PrivateKey> {
     let mut key = Der::sequence(der)?;
     // Version and eight numbers.
     (0..9).try_for_each(|_| key.expect(INTEGER).map(drop))?;
-    Some(PrivateKey { kind: KeyKind::Rsa, bytes: der.to_vec(), point: None })
+    Some(PrivateKey { kind: KeyKind::Rsa, bytes: der.to_vec() })
+}
+
+/// The length of an RSA public key, in bits.
+pub fn rsa_bits(public: &[u8]) -> Option<usize> {
+    let modulus = Der::sequence(public)?.expect(INTEGER)?;
+    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+    let first = modulus.get(zeros)?;
+    Some((modulus.len() - zeros) * 8 - first.leading_zeros() as usize)
 }
 
 fn pkcs1_public(der: &[u8]) -> Option<PublicKey> {

@@ -9,18 +9,20 @@ pub mod passwords;
 pub mod tokens;
 
 pub(crate) mod jwt;
+mod refusals;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::{digest, rand};
 use http::{HeaderMap, HeaderValue};
 use kvorum_api::EtcdError;
 use kvorum_store::{Caller, TokenChange};
-use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::core::Core;
 use jwt::{Claims, Jwt};
-use passwords::PasswordPool;
+use passwords::{Errand, Pool};
+use refusals::Refusals;
 use tokens::{Session, SimpleTokens};
 
 pub use jwt::SignError;
@@ -104,7 +106,10 @@ enum Tokens {
 /// What a member knows for telling callers apart.
 pub struct Authenticator {
     tokens: Tokens,
-    pub passwords: PasswordPool,
+    pub passwords: Pool,
+    /// Makes and checks those of JSON Web Tokens.
+    pub signatures: Pool,
+    pub refusals: Refusals,
     pub bcrypt_cost: u32,
 }
 
@@ -124,8 +129,14 @@ impl Authenticator {
             );
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let passwords = PasswordPool::new(cores);
-        Ok(Self { tokens, passwords, bcrypt_cost: usable.unwrap_or(BCRYPT_COST_DEFAULT) })
+        let (passwords, signatures) = (Pool::new(Errand::Passwords, cores), Pool::new(Errand::Signatures, cores));
+        Ok(Self {
+            tokens,
+            passwords,
+            signatures,
+            refusals: Refusals::default(),
+            bcrypt_cost: usable.unwrap_or(BCRYPT_COST_DEFAULT),
+        })
     }
 
     /// Takes over what applied entries did to tokens. To be called before anybody is answered because of them.
@@ -178,7 +189,7 @@ impl Authenticator {
             Tokens::Simple(tokens) => tokens.wait_for(core, token).await.map(Proven::Simple),
             Tokens::Jwt(jwt) => {
                 let (jwt, token) = (Arc::clone(jwt), token.to_owned());
-                let claims = self.passwords.run(move || jwt.verify(&token)).await?;
+                let claims = self.signatures.run(move || jwt.verify(&token)).await?;
                 let claims = claims.ok_or(EtcdError::InvalidAuthToken)?;
                 Ok(Proven::Jwt(claims.user.as_str().into(), Arc::new(claims)))
             }
@@ -269,14 +280,14 @@ impl SimpleTokens {
 
 /// What a log line may say of a token, as in etcd: enough to find its other lines.
 pub fn fingerprint(token: &str) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
+    let digest = digest::digest(&digest::SHA256, token.as_bytes());
     digest.as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Random bytes for salts.
 pub fn random<const LENGTH: usize>() -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
-    SystemRandom::new().fill(&mut bytes).expect("the system gives random bytes");
+    rand::fill(&mut bytes).expect("the system gives random bytes");
     bytes
 }
 
@@ -319,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateways_certificate_is_nobodys() {
+    fn cve_2018_16886_a_gateways_certificate_is_nobodys() {
         let name: Arc<str> = "proxy".into();
         let mut headers = HeaderMap::new();
         let shown = |headers: &HeaderMap| certified(&Credentials::of_call(headers, Some(&name)), 7);

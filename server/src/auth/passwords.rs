@@ -1,5 +1,6 @@
-//! Hashing of passwords and other slow secrets, away from the threads that serve connections: a few threads of low priority
-//! and a short queue. What does not fit into the queue is refused, so that a flood of logins harms nothing but logins.
+//! Hashing of passwords, away from the threads that serve connections: a few threads of low priority and a short queue. What
+//! does not fit into the queue is refused, so that a flood of logins harms nothing but logins. Signatures of tokens have such a
+//! pool of their own: who shows a token must not wait behind those who have yet to get one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -8,7 +9,7 @@ use kvorum_api::EtcdError;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use crate::limits::{PASSWORD_QUEUE_MAX, PASSWORD_THREADS_PER_CORE_DIVISOR};
+use crate::limits::{PASSWORD_QUEUE_MAX, PASSWORD_THREADS_PER_CORE_DIVISOR, SIGNATURE_QUEUE_MAX};
 use crate::scheduling;
 
 /// bcrypt looks at no more bytes of a password; Go's refuses to hash longer ones.
@@ -28,17 +29,37 @@ struct Shared {
     filled: Condvar,
 }
 
+/// What a pool is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Some 50 ms each at etcd's default cost, at the lowest priority.
+    Passwords,
+    /// A fraction of a millisecond each, and callers wait for them.
+    Signatures,
+}
+
 /// The threads begin with the first work and end with the pool.
-pub struct PasswordPool {
+pub struct Pool {
+    errand: Errand,
     shared: Arc<Shared>,
     started: OnceLock<()>,
     threads: usize,
 }
 
-impl PasswordPool {
-    pub fn new(cores: usize) -> Self {
-        let threads = (cores / PASSWORD_THREADS_PER_CORE_DIVISOR).max(1);
-        Self { shared: Arc::default(), started: OnceLock::new(), threads }
+impl Pool {
+    pub fn new(errand: Errand, cores: usize) -> Self {
+        let threads = match errand {
+            Errand::Passwords => (cores / PASSWORD_THREADS_PER_CORE_DIVISOR).max(1),
+            Errand::Signatures => 1,
+        };
+        Self { errand, shared: Arc::default(), started: OnceLock::new(), threads }
+    }
+
+    fn queue_max(&self) -> usize {
+        match self.errand {
+            Errand::Passwords => PASSWORD_QUEUE_MAX,
+            Errand::Signatures => SIGNATURE_QUEUE_MAX,
+        }
     }
 
     /// Does the work on a thread of the pool.
@@ -50,7 +71,7 @@ impl PasswordPool {
         let (sender, receiver) = oneshot::channel();
         {
             let mut queue = self.shared.queue.lock();
-            if queue.jobs.len() >= PASSWORD_QUEUE_MAX {
+            if queue.jobs.len() >= self.queue_max() {
                 return Err(EtcdError::RequestTooManyRequests);
             }
             queue.jobs.push_back(Box::new(move || {
@@ -65,17 +86,27 @@ impl PasswordPool {
     }
 
     fn start(&self) {
+        let errand = self.errand;
+        let name = match errand {
+            Errand::Passwords => "passwords",
+            Errand::Signatures => "signatures",
+        };
         for _ in 0..self.threads {
             let shared = Arc::clone(&self.shared);
-            let begun = std::thread::Builder::new().name("passwords".to_owned()).spawn(move || work(&shared));
+            let begun = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                if errand == Errand::Passwords {
+                    scheduling::prefer_others();
+                }
+                work(&shared);
+            });
             if let Err(error) = begun {
-                tracing::error!(error = %error, "cannot start a thread for passwords");
+                tracing::error!(error = %error, "cannot start a thread for {name}");
             }
         }
     }
 }
 
-impl Drop for PasswordPool {
+impl Drop for Pool {
     fn drop(&mut self) {
         let mut queue = self.shared.queue.lock();
         queue.closed = true;
@@ -86,7 +117,6 @@ impl Drop for PasswordPool {
 }
 
 fn work(shared: &Shared) {
-    scheduling::prefer_others();
     loop {
         let mut queue = shared.queue.lock();
         let job = loop {
@@ -150,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_fit_is_refused_and_the_rest_is_done() {
-        let pool = PasswordPool::new(1);
+        let pool = Pool::new(Errand::Passwords, 1);
         let (open, gate) = std::sync::mpsc::channel::<()>();
         let held = pool.run(move || gate.recv().is_ok());
         let mut held = std::pin::pin!(held);

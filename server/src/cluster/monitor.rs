@@ -16,9 +16,6 @@ use super::versions::{self, Answer, Versions};
 /// Time between two looks at the cluster version.
 pub const CLUSTER_VERSION_INTERVAL: Duration = Duration::from_secs(4);
 
-/// etcd's default for `--downgrade-check-time`.
-pub const DOWNGRADE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-
 /// The member that looks.
 pub trait Observer {
     fn member_id(&self) -> u64;

@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::limits::{ConnectionLimits, HeldLimits};
 pub use gates::FeatureGates;
 pub use help::{USAGE, flags_text, version_text};
 
@@ -116,6 +117,14 @@ pub struct Config {
     /// Time between checkpoints of one lease. No flag changes it, as in etcd.
     pub lease_checkpoint_interval: Duration,
     pub feature_gates: FeatureGates,
+    /// Time between comparisons of all data with the other members; zero: never.
+    pub corrupt_check_time: Duration,
+    /// Time between comparisons of what members hashed while compacting.
+    pub compact_hash_check_time: Duration,
+    /// The store is shrunk at a start if that frees so many megabytes; 0: never.
+    pub bootstrap_defrag_threshold_megabytes: u64,
+    /// Time between looks at a running downgrade; zero: never.
+    pub downgrade_check_time: Duration,
     pub log: LogConfig,
     pub unsafe_no_fsync: bool,
     pub socket_reuse_port: bool,
@@ -127,6 +136,12 @@ pub struct Config {
     pub wal_segment_bytes: u64,
     /// 0: one for every core.
     pub connection_threads: usize,
+    /// Origins of web pages that may read the plain pages; empty or `*`: all.
+    pub cors: Vec<String>,
+    /// Names by which the plain pages may be asked for without TLS; empty or `*`: all.
+    pub host_whitelist: Vec<String>,
+    /// No flag changes them.
+    pub connection_limits: ConnectionLimits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -494,6 +509,10 @@ impl Config {
             warning_apply_duration: duration(values, "warning-apply-duration", Duration::ZERO)?,
             warning_unary_request_duration: duration(values, "warning-unary-request-duration", milliseconds(300))?,
             feature_gates: values.gates("feature-gates").resolve().map_err(ConfigError)?,
+            corrupt_check_time: duration(values, "corrupt-check-time", Duration::ZERO)?,
+            compact_hash_check_time: duration(values, "compact-hash-check-time", Duration::ZERO)?,
+            bootstrap_defrag_threshold_megabytes: values.unsigned("bootstrap-defrag-threshold-megabytes"),
+            downgrade_check_time: duration(values, "downgrade-check-time", Duration::ZERO)?,
             log,
             unsafe_no_fsync: values.bool("unsafe-no-fsync"),
             socket_reuse_port: values.bool("socket-reuse-port"),
@@ -503,6 +522,9 @@ impl Config {
             value_budget_bytes: values.unsigned("value-budget-bytes"),
             wal_segment_bytes: values.unsigned("wal-segment-bytes"),
             connection_threads: usize::try_from(values.unsigned("connection-threads")).unwrap_or(usize::MAX),
+            cors: values.texts("cors"),
+            host_whitelist: values.texts("host-whitelist"),
+            connection_limits: ConnectionLimits::default(),
             name,
         };
         refuse_unsupported(values)?;

@@ -53,7 +53,7 @@ fn the_defaults_are_those_of_etcd() {
     assert_eq!(defaults.warning_unary_request_duration, Duration::from_millis(300));
     assert_eq!(defaults.grpc_keepalive_interval, Duration::from_secs(7200));
     assert_eq!(defaults.auto_compaction, AutoCompaction::Off);
-    assert_eq!(defaults.feature_gates, FeatureGates::default());
+    assert_eq!(defaults.feature_gates, FeatureGates { compact_hash_check: true, ..FeatureGates::default() });
     let bootstrap = defaults.bootstrap().expect("one member");
     assert_eq!((bootstrap.member_id, bootstrap.cluster_id), (10276657743932975437, 14841639068965178418));
     assert_eq!(bootstrap.peer_urls, ["http://localhost:2380"]);
@@ -232,16 +232,13 @@ fn what_is_not_built_yet_is_refused_by_name() {
     for (line, name) in [
         ("--metrics extensive", "--metrics"),
         ("--enable-pprof", "--enable-pprof"),
-        ("--corrupt-check-time 1m", "--corrupt-check-time"),
         ("--discovery-srv example.com", "--discovery-srv"),
-        ("--host-whitelist example.com", "--host-whitelist"),
         ("--raft-read-timeout 6s", "--raft-read-timeout"),
         ("--backend-bbolt-freelist-type array", "--backend-bbolt-freelist-type"),
         ("--memory-mlock", "--memory-mlock"),
         ("--log-outputs systemd/journal", "--log-outputs systemd/journal"),
-        ("--feature-gates InitialCorruptCheck=true", "--feature-gates: InitialCorruptCheck=true"),
         ("--feature-gates FastLeaseKeepAlive=false", "--feature-gates: FastLeaseKeepAlive=false"),
-        ("--feature-gates AllAlpha=true", "--feature-gates: CompactHashCheck=true"),
+        ("--feature-gates AllAlpha=true", "--feature-gates: PriorityRequest=true"),
         ("--feature-gates AllBeta=false", "--feature-gates: FastLeaseKeepAlive=false"),
         (
             "--listen-client-urls unixs://127.0.0.1:1 --advertise-client-urls http://a:1",
@@ -257,7 +254,7 @@ fn what_is_not_built_yet_is_refused_by_name() {
             "{line}: {text}"
         );
     }
-    assert!(failure_of(&[], &[("ETCD_HOST_WHITELIST", "x")]).contains("--host-whitelist"));
+    assert!(failure_of(&[], &[("ETCD_MEMORY_MLOCK", "true")]).contains("--memory-mlock"));
 }
 
 #[test]
@@ -293,16 +290,23 @@ fn retentions() {
 
 #[test]
 fn gates() {
-    for (text, checkpoint, persist) in [
-        ("", false, false),
-        ("LeaseCheckpoint=true", true, false),
-        (" LeaseCheckpoint = true ,LeaseCheckpointPersist=1,", true, true),
-        ("LeaseCheckpoint=true,LeaseCheckpoint=false", false, false),
-        ("FastLeaseKeepAlive=true,AllBeta=true,AllAlpha=false,LeaseCheckpoint=true", true, false),
+    for (text, checkpoint, persist, compactions, initial) in [
+        ("", false, false, true, false),
+        ("LeaseCheckpoint=true", true, false, true, false),
+        (" LeaseCheckpoint = true ,LeaseCheckpointPersist=1,", true, true, true, false),
+        ("LeaseCheckpoint=true,LeaseCheckpoint=false", false, false, true, false),
+        ("FastLeaseKeepAlive=true,AllBeta=true,AllAlpha=false,LeaseCheckpoint=true", true, false, false, false),
+        ("CompactHashCheck=false,InitialCorruptCheck=true", false, false, false, true),
+        ("AllAlpha=false,CompactHashCheck=true", false, false, true, false),
     ] {
         let arguments = [format!("--feature-gates={text}")];
         let Ok(Command::Serve { config, .. }) = parse(&arguments, &[]) else { panic!("{text}") };
-        let expected = FeatureGates { lease_checkpoint: checkpoint, lease_checkpoint_persist: persist };
+        let expected = FeatureGates {
+            lease_checkpoint: checkpoint,
+            lease_checkpoint_persist: persist,
+            compact_hash_check: compactions,
+            initial_corrupt_check: initial,
+        };
         assert_eq!(config.feature_gates, expected, "{text}");
     }
     let gates =
@@ -313,6 +317,7 @@ fn gates() {
     assert_eq!(
         listed,
         [
+            ("CompactHashCheck", "ALPHA"),
             ("FastLeaseKeepAlive", "BETA"),
             ("LeaseCheckpoint", "ALPHA"),
             ("LeaseCheckpointPersist", "ALPHA"),

@@ -61,7 +61,7 @@ impl HealthSource for Member {
 }
 
 fn ask_with(metrics: &Metrics, member: &Member, method: Method, target: &str) -> (u16, String, Response<Bytes>) {
-    let future = pin!(respond(member, metrics, &method, target));
+    let future = pin!(respond(member, metrics, &method, target, Some(http::HeaderValue::from_static("*"))));
     let mut context = Context::from_waker(Waker::noop());
     match { future }.as_mut().poll(&mut context) {
         Poll::Ready(response) => {

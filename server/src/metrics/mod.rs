@@ -60,6 +60,8 @@ pub struct Labels {
     pub cluster_version: Option<String>,
     /// Name, stage and state of each feature gate.
     pub feature_gates: Vec<(&'static str, &'static str, bool)>,
+    /// Raised alarms: the member in hexadecimal, and the kind.
+    pub alarms: Vec<(String, &'static str)>,
     /// Of the other members.
     pub peers: Vec<std::sync::Arc<PeerMetrics>>,
 }
@@ -232,6 +234,7 @@ impl Metrics {
     pub fn render(&self, facts: &Labels) -> String {
         let mut page = Page::new();
         self.render_labelled(&mut page, facts);
+        Self::render_alarms(&mut page, &facts.alarms);
         self.render_fields(&mut page);
         self.render_health_checks(&mut page);
         self.grpc.render(&mut page);
@@ -259,6 +262,17 @@ impl Metrics {
                 let value = f64::from(u8::from(*enabled));
                 page.sample("etcd_server_feature_enabled", &labels(&[("name", name), ("stage", stage)]), value);
             }
+        }
+    }
+
+    fn render_alarms(page: &mut Page, alarms: &[(String, &'static str)]) {
+        if alarms.is_empty() {
+            return;
+        }
+        page.family("etcd_debugging_server_alarms", "gauge", "Alarms that are raised, by member and kind.");
+        for (member, kind) in alarms {
+            let labels = labels(&[("alarm_type", kind), ("server_id", member)]);
+            page.sample("etcd_debugging_server_alarms", &labels, 1.0);
         }
     }
 

@@ -7,6 +7,7 @@ fn facts() -> Labels {
     Labels {
         server_id: "8e9e05c52164694d".to_owned(),
         cluster_version: Some("3.7".to_owned()),
+        alarms: vec![("8e9e05c52164694d".to_owned(), "NOSPACE")],
         feature_gates: vec![("LeaseCheckpoint", "ALPHA", false)],
         peers: Vec::new(),
     }

@@ -17,6 +17,12 @@ use crate::urls::Url;
 /// Ends a task with its owner.
 pub struct AbortOnDrop(JoinHandle<()>);
 
+impl AbortOnDrop {
+    pub fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(task))
+    }
+}
+
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
@@ -43,11 +49,11 @@ where
         let stream = dialer.connect(url, dial_timeout, write_timeout).await?;
         let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = shaken.map_err(io::Error::other)?;
-        let driver = tokio::spawn(async move {
+        let driver = AbortOnDrop::spawn(async move {
             // The requests on it say what went wrong.
             drop(connection.await);
         });
-        Ok(Connection { sender, _driver: AbortOnDrop(driver) })
+        Ok(Connection { sender, _driver: driver })
     }
 
     /// Whether another request may go over it.
@@ -115,7 +121,7 @@ impl std::fmt::Display for BodyError {
 
 /// hyper's error with its cause, which says what happened. An end where more was to come is `UnexpectedEof`.
 pub fn io_error(error: hyper::Error) -> io::Error {
-    let kind = if error.is_incomplete_message() || error.is_closed() {
+    let kind = if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         io::ErrorKind::UnexpectedEof
     } else {
         io::ErrorKind::Other

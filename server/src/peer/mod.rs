@@ -17,6 +17,7 @@ pub mod contract;
 pub(crate) mod framing;
 mod http_client;
 mod identity;
+mod kept;
 mod outbox;
 mod probe;
 pub mod questions;
@@ -79,6 +80,10 @@ pub struct PeerConfig {
     /// etcd: one second and the election timeout.
     pub dial_timeout: Duration,
     pub dialer: Dialer,
+    /// Connections that others may have open here; one more is closed.
+    pub connections_max: usize,
+    /// How long others may take for the head of a request.
+    pub head_time: Duration,
 }
 
 /// The running transport. Clones are handles to the same one; it runs until [`Self::stop`].

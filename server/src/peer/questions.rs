@@ -1,13 +1,15 @@
 //! Questions to other members over their peer port. Plain functions: they need no running transport, only a tokio
-//! runtime with its network and timer. Each ends within its deadline, and understands status codes as etcd does.
+//! runtime with its network and timer. Each ends within its deadline, and understands status codes as etcd does. Connections
+//! wait for the next question of the same dialer, but no question that must not be asked twice goes over one that waited.
 
-use std::fmt;
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use kvorum_api::etcdserverpb::{
     HashKvResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
     ResponseHeader,
@@ -19,6 +21,7 @@ use super::answers::{self, HashKvJson, HashKvQuestion};
 use super::contract::{HASH_COMPACTED, HASH_FUTURE, LeaseRefusal};
 use super::http_client::{Connection, collect, request};
 use super::identity::{self, CLUSTER_ID, CLUSTER_ID_MISMATCH};
+use super::kept::{QuestionConnection, is_end};
 use super::timed::Dialer;
 use crate::cluster::reconfiguration::{Promotion, read_promotion_page};
 use crate::cluster::versions::Versions;
@@ -63,6 +66,17 @@ pub enum HashUnanswered {
     FutureRevision,
     ClusterIdMismatch,
     Unanswered(Unanswered),
+}
+
+impl fmt::Display for HashUnanswered {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compacted => formatter.write_str(HASH_COMPACTED),
+            Self::FutureRevision => formatter.write_str(HASH_FUTURE),
+            Self::ClusterIdMismatch => formatter.write_str(CLUSTER_ID_MISMATCH),
+            Self::Unanswered(unanswered) => unanswered.fmt(formatter),
+        }
+    }
 }
 
 /// `/members`. A list without members is an answer: the caller decides what it means.
@@ -149,7 +163,7 @@ pub async fn promote(
     deadline: Duration,
 ) -> Result<Promotion, Unanswered> {
     let path = format!("{}{member_id}", answers::PROMOTE_PREFIX);
-    let mut question = Question { method: Method::POST, ..Question::get(&path) };
+    let mut question = Question { method: Method::POST, repeatable: false, ..Question::get(&path) };
     if let Some(Ok(token)) = token.map(HeaderValue::from_str) {
         question.headers.insert(AUTHORIZATION, token);
     }
@@ -227,11 +241,19 @@ struct Question<'a> {
     path: &'a str,
     headers: HeaderMap,
     body: Bytes,
+    /// Whether it may be asked again where nobody knows whether it was heard: then it may go over a connection that was kept.
+    repeatable: bool,
 }
 
 impl<'a> Question<'a> {
     fn get(path: &'a str) -> Question<'a> {
-        Question { method: Method::GET, path, headers: HeaderMap::new(), body: Bytes::new() }
+        Question { method: Method::GET, path, headers: HeaderMap::new(), body: Bytes::new(), repeatable: true }
+    }
+
+    fn request(&self, url: &Url) -> io::Result<Request<Full<Bytes>>> {
+        let mut request = request(self.method.clone(), url, self.path, Full::new(self.body.clone()))?;
+        request.headers_mut().extend(self.headers.clone());
+        Ok(request)
     }
 }
 
@@ -248,23 +270,42 @@ impl Answered {
 }
 
 async fn ask(dialer: &Dialer, url: &Url, question: Question<'_>, deadline: Duration) -> Result<Answered, Unanswered> {
-    let asking = async {
-        let mut request = request(question.method, url, question.path, Full::new(question.body))?;
-        request.headers_mut().extend(question.headers);
-        let mut connection = Connection::dial(dialer, url, deadline, deadline).await?;
-        let (head, mut body) = connection.send(request).await?.into_parts();
-        let body = collect(&mut body, PEER_ANSWER_BYTES_MAX, deadline).await;
-        let body = body.map_err(|error| std::io::Error::other(error.to_string()))?;
-        Ok(Answered { status: head.status, headers: head.headers, body })
-    };
-    match tokio::time::timeout(deadline, asking).await {
+    match tokio::time::timeout(deadline, exchange(dialer, url, &question, deadline)).await {
         Err(_) => Err(Unanswered::Timeout),
-        Ok(Err(error)) => {
-            let error: std::io::Error = error;
-            Err(Unanswered::Unreachable(format!("{url}{}: {error}", question.path)))
-        }
+        Ok(Err(error)) => Err(Unanswered::Unreachable(format!("{url}{}: {error}", question.path))),
         Ok(Ok(answered)) => Ok(answered),
     }
+}
+
+/// Over a connection that was kept, if there is one, and over a new one if it turns out to be closed before it answered.
+async fn exchange(dialer: &Dialer, url: &Url, question: &Question<'_>, deadline: Duration) -> io::Result<Answered> {
+    let request = question.request(url)?;
+    let kept = if question.repeatable { dialer.kept.take(url) } else { None };
+    if let Some(mut connection) = kept {
+        match connection.send(request.clone()).await {
+            Err(error) if is_end(&error) => {}
+            Err(error) => return Err(error),
+            Ok(response) => return finish(dialer, url, connection, response, deadline).await,
+        }
+    }
+    let mut connection = Connection::dial(dialer, url, deadline, deadline).await?;
+    let response = connection.send(request).await?;
+    finish(dialer, url, connection, response, deadline).await
+}
+
+/// Reads the rest of an answer, and keeps the connection for the next question.
+async fn finish(
+    dialer: &Dialer,
+    url: &Url,
+    connection: QuestionConnection,
+    response: Response<Incoming>,
+    deadline: Duration,
+) -> io::Result<Answered> {
+    let (head, mut body) = response.into_parts();
+    let body = collect(&mut body, PEER_ANSWER_BYTES_MAX, deadline).await;
+    let body = body.map_err(|error| io::Error::other(error.to_string()))?;
+    dialer.kept.keep(url, connection);
+    Ok(Answered { status: head.status, headers: head.headers, body })
 }
 
 fn unclear(error: impl fmt::Display) -> Unanswered {

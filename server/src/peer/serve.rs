@@ -27,18 +27,12 @@ use super::outbox::OutgoingStream;
 use super::{READ_TIMEOUT, Shared, WRITE_TIMEOUT, answers, snapshot, timed};
 use crate::ETCD_VERSION;
 use crate::ids::to_hex;
-use crate::limits::{
-    ACCEPT_PAUSE_MILLISECONDS, PEER_CONNECTIONS_MAX, PEER_MESSAGE_BYTES_MAX, PEER_SNAPSHOT_MESSAGE_BYTES_MAX,
-};
+use crate::limits::{ACCEPT_PAUSE_MILLISECONDS, PEER_MESSAGE_BYTES_MAX, PEER_SNAPSHOT_MESSAGE_BYTES_MAX};
 use crate::log::format_time;
 use crate::tls::IncomingTls;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const STREAM_PREFIX: &str = "/raft/stream/";
-
-/// How long a connection may take for the head of a request. etcd allows a whole request five minutes and every read
-/// five seconds.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a message is not for this member; the text of a 403, etcd's where it has one.
 pub(crate) enum Refusal {
@@ -93,7 +87,7 @@ impl Shared {
 
 /// Accepts until the transport ends.
 pub(crate) async fn accept(shared: Arc<Shared>, tls: Option<Arc<IncomingTls>>, listener: TcpListener) {
-    let room = Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(shared.config.connections_max));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -114,6 +108,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, tls: Option<Arc<IncomingTls>>, l
 }
 
 async fn serve(shared: Arc<Shared>, tls: Option<Arc<IncomingTls>>, stream: TcpStream) {
+    let head_time = shared.config.head_time;
     let Some(stream) = timed::accepted(stream, tls.as_deref(), WRITE_TIMEOUT).await else { return };
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
@@ -121,7 +116,7 @@ async fn serve(shared: Arc<Shared>, tls: Option<Arc<IncomingTls>>, stream: TcpSt
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head_time)
         .serve_connection(TokioIo::new(stream), service);
     // Whatever a peer does to its own connection ends that connection and nothing else.
     drop(connection.await);

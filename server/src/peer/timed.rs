@@ -8,24 +8,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use kvorum_net::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::tls::{IncomingTls, OutgoingTls, Stream, TlsOptions};
+use super::kept::KeptConnections;
+use crate::tls::{IncomingTls, OutgoingTls, TlsOptions};
 use crate::urls::{Scheme, Url};
 
 /// A connection with another member.
 pub type PeerStream = Timed<Stream>;
 
-/// Connects to members. Clones share what was read from files.
+/// Connects to members. Clones share what was read from files, and the connections that wait for further questions.
 #[derive(Clone)]
-pub struct Dialer(Arc<OutgoingTls>);
+pub struct Dialer {
+    tls: Arc<OutgoingTls>,
+    pub(super) kept: Arc<KeptConnections>,
+}
 
 impl Dialer {
     /// With these options for URLs with https. An error if their files are of no use.
     pub fn new(options: TlsOptions) -> Result<Self, String> {
-        Ok(Self(Arc::new(OutgoingTls::new(options)?)))
+        Ok(Self { tls: Arc::new(OutgoingTls::new(options)?), kept: Arc::default() })
     }
 
     /// Connects to the member behind a URL.
@@ -48,7 +53,7 @@ impl Dialer {
         let connecting = TcpStream::connect((url.host(), port));
         let socket = tokio::time::timeout(dial_timeout, connecting).await.map_err(|_| timed_out("dial"))??;
         socket.set_nodelay(true)?;
-        let stream = if secure { self.0.connect(socket, url.host()).await? } else { Stream::Plain(socket) };
+        let stream = if secure { self.tls.connect(socket, url.host()).await? } else { Stream::Plain(socket) };
         Ok(Timed::new(stream, write_timeout))
     }
 }

@@ -12,6 +12,7 @@ use kvorum_store::{AUTH_NAME_BYTES_MAX, Applied, Reply, Token};
 
 use super::{Call, linearize};
 use crate::auth::{Signer, passwords};
+use crate::core::Core;
 use crate::grpc::{Status, begin_frame, decode, finish_frame};
 use crate::limits::LOGIN_ATTEMPTS_MAX;
 use crate::metrics::GrpcMethod;
@@ -112,7 +113,7 @@ pub async fn authenticate(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, 
         let checked_revision = auth.revision();
         check_password(worker, &login, auth.password_hash(&login.name))
             .await
-            .inspect_err(|status| note_refusal(&login.name, status))?;
+            .inspect_err(|status| note_refusal(core, &login.name, status))?;
         let request = InternalAuthenticateRequest {
             name: login.name.clone(),
             password: String::new(),
@@ -144,9 +145,12 @@ async fn check_password(
     if right { Ok(()) } else { Err(EtcdError::AuthFailed.into()) }
 }
 
-fn note_refusal(user: &str, status: &Status) {
-    if status.message != EtcdError::AuthNotEnabled.text() {
-        tracing::warn!(user, error = status.message.as_ref() as &str, "invalid authentication was requested");
+fn note_refusal(core: &Core, user: &str, status: &Status) {
+    if status.message == EtcdError::AuthNotEnabled.text() {
+        return;
+    }
+    if let Some(unsaid) = core.authenticator.refusals.admit(core.now()) {
+        tracing::warn!(user, error = status.message.as_ref() as &str, unsaid, "invalid authentication was requested");
     }
 }
 
@@ -161,7 +165,7 @@ async fn sign(worker: &Rc<Worker>, user: &str, applied: &mut Applied) -> Result<
         Signer::Nobody => Err(EtcdError::AuthFailed.into()),
         Signer::Jwt(jwt) => {
             let (user, revision) = (user.to_owned(), *auth_revision);
-            let signed = authenticator.passwords.run(move || jwt.sign(&user, revision)).await?;
+            let signed = authenticator.signatures.run(move || jwt.sign(&user, revision)).await?;
             *token = Token(signed.map_err(|error| Status::new(Code::Unknown, error.text()))?.into());
             Ok(())
         }

@@ -6,28 +6,36 @@ use bytes::Bytes;
 use kvorum_api::Code;
 use kvorum_api::etcdserverpb::downgrade_request::DowngradeAction;
 use kvorum_api::etcdserverpb::{
-    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo, DowngradeRequest,
-    DowngradeResponse, HashKvRequest, HashKvResponse, HashResponse, InternalRaftRequest, MoveLeaderRequest,
-    MoveLeaderResponse, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashResponse, InternalRaftRequest,
+    MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
 };
-use kvorum_store::Reply;
+use kvorum_store::{Caller, Reply};
 
-use super::{header, on_reader_pool, read_status};
+use super::{Call, header, on_reader_pool, read_status};
+use crate::ETCD_VERSION;
+use crate::auth::Identity;
 use crate::changes;
 use crate::grpc::{Status, decode, frame_of};
 use crate::worker::Worker;
-use crate::{ETCD_VERSION, STORAGE_VERSION};
 
-pub fn status(worker: &Rc<Worker>) -> Result<Bytes, Status> {
+/// Whoever may look at the whole cluster is also told which keys use most, while this member is short of space.
+pub fn status(worker: &Rc<Worker>, call: &Call) -> Result<Bytes, Status> {
     let core = &worker.core;
     let membership = worker.reader.members();
     let mut errors: Vec<String> = Vec::new();
     if core.leader() == 0 {
         errors.push(kvorum_api::EtcdError::NoLeader.text().to_owned());
     }
-    for alarm in worker.reader.alarms() {
-        let kind = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
-        errors.push(format!("memberID:{} alarm:{kind}", alarm.member_id));
+    errors.extend(worker.reader.alarms().iter().map(alarm_text));
+    let is_admin = || {
+        let caller = call.identity.as_ref().map_or(Caller::NOBODY, Identity::caller);
+        worker.reader.auth_generation() == 0 || worker.reader.auth().check_admin(caller).is_ok()
+    };
+    if let Some(largest) = core.space.largest_prefixes()
+        && is_admin()
+    {
+        errors.push(format!("NOSPACE: key prefixes that use most: {largest}"));
     }
     Ok(frame_of(&StatusResponse {
         header: header(core, worker.reader.revision()),
@@ -40,13 +48,24 @@ pub fn status(worker: &Rc<Worker>) -> Result<Bytes, Status> {
         errors,
         db_size_in_use: i64::try_from(core.backend_in_use_bytes()).unwrap_or(i64::MAX),
         is_learner: core.is_learner(),
-        storage_version: STORAGE_VERSION.to_owned(),
-        db_size_quota: core.config.quota_bytes.map_or(0, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
+        storage_version: worker.reader.storage_version().unwrap_or_default(),
+        // etcd tells the flag's value, which is negative where there is no quota.
+        db_size_quota: core.config.quota_bytes.map_or(-1, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
         downgrade_info: Some(DowngradeInfo {
             enabled: membership.downgrade.enabled,
             target_version: membership.downgrade.target_version.clone(),
         }),
     }))
+}
+
+/// An alarm as Go prints the message: a field that is 0 is left out, and a kind without a name is a number.
+fn alarm_text(alarm: &AlarmMember) -> String {
+    let kind =
+        AlarmType::try_from(alarm.alarm).map_or_else(|_| alarm.alarm.to_string(), |kind| kind.as_str_name().to_owned());
+    match alarm.member_id {
+        0 => format!("alarm:{kind}"),
+        member_id => format!("memberID:{member_id} alarm:{kind}"),
+    }
 }
 
 pub async fn hash(worker: &Rc<Worker>) -> Result<Bytes, Status> {
@@ -61,7 +80,7 @@ pub async fn hash_kv(worker: &Rc<Worker>, message: Bytes) -> Result<Bytes, Statu
     let hashed =
         on_reader_pool(move || reader.hash_kv(request.revision)).await?.map_err(|error| read_status(&error))?;
     Ok(frame_of(&HashKvResponse {
-        header: header(&worker.core, worker.reader.revision()),
+        header: header(&worker.core, hashed.revision),
         hash: hashed.hash,
         compact_revision: hashed.compact_revision,
         hash_revision: hashed.hash_revision,

@@ -155,7 +155,7 @@ async fn answer(worker: &Rc<Worker>, call: &Call, message: Bytes) -> Result<Byte
         GrpcMethod::MemberUpdate => cluster::member_update(worker, message).await,
         GrpcMethod::MemberPromote => cluster::member_promote(worker, call, message).await,
         GrpcMethod::Alarm => maintenance::alarm(worker, message).await,
-        GrpcMethod::Status => maintenance::status(worker),
+        GrpcMethod::Status => maintenance::status(worker, call),
         GrpcMethod::Defragment => maintenance::defragment(worker, message).await,
         GrpcMethod::MoveLeader => maintenance::move_leader(worker, message).await,
         GrpcMethod::Downgrade => maintenance::downgrade(worker, message).await,

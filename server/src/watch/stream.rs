@@ -139,7 +139,13 @@ impl OpenStream<'_> {
 
     fn create(&self, request: WatchCreateRequest) {
         let mut state = self.hub.inner.state.borrow_mut();
-        match self.check(&mut state.streams[self.index], &request) {
+        let is_full = state.watchers.len() >= state.config.limits.thread_watchers
+            || state.streams[self.index].watches.len() >= state.config.limits.stream_watches;
+        let checked = match is_full {
+            true => Err(EtcdError::RequestTooManyRequests.text().to_owned()),
+            false => self.check(&mut state.streams[self.index], &request),
+        };
+        match checked {
             Err(reason) => {
                 let revision = state.current_revision();
                 let response = WatchResponse {

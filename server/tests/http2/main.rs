@@ -7,7 +7,9 @@ use prost::Message;
 
 mod authority;
 mod ends;
+mod floods;
 mod frames;
+mod slow;
 
 use frames::{Client, DATA, END_HEADERS, END_STREAM, HEADERS};
 

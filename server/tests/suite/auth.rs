@@ -1,5 +1,6 @@
 //! Users, roles and tokens: who may call what, and what a change of that does to those who are there.
 
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kvorum_api::authpb::{Permission, UserAddOptions, permission};
@@ -15,11 +16,11 @@ use super::*;
 /// bcrypt's lowest, so that tests are quick.
 const COST: u64 = 4;
 
-fn auth_config(folder: &Path) -> Config {
+pub(super) fn auth_config(folder: &Path) -> Config {
     Config { bcrypt_cost: COST, ..config(folder) }
 }
 
-fn jwt_config(folder: &Path) -> Config {
+pub(super) fn jwt_config(folder: &Path) -> Config {
     let key = folder.join("secret");
     std::fs::write(&key, SECRET).expect("a key");
     let auth_token = format!("jwt,sign-method=HS256,priv-key={},ttl=5m", key.display());
@@ -29,25 +30,25 @@ fn jwt_config(folder: &Path) -> Config {
 const SECRET: &[u8] = b"a secret that only members know";
 
 /// A token as some holder of the key might make it.
-fn signed(claims: &str) -> String {
+pub(super) fn signed(claims: &str) -> String {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let text = format!("{}.{}", encode(br#"{"alg":"HS256","typ":"JWT"}"#), encode(claims.as_bytes()));
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET);
-    let signature = ring::hmac::sign(&key, text.as_bytes());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET);
+    let signature = hmac::sign(&key, text.as_bytes());
     format!("{text}.{}", encode(signature.as_ref()))
 }
 
 impl Client {
-    fn auth(&self) -> AuthClient<Channel> {
+    pub(super) fn auth(&self) -> AuthClient<Channel> {
         AuthClient::new(self.channel.clone())
     }
 
-    async fn login(&self, user: &str) -> Result<String, Status> {
+    pub(super) async fn login(&self, user: &str) -> Result<String, Status> {
         let request = pb::AuthenticateRequest { name: user.to_owned(), password: format!("{user}'s") };
         Ok(self.auth().authenticate(request).await?.into_inner().token)
     }
 
-    async fn add_user(&self, user: &str, roles: &[&str]) {
+    pub(super) async fn add_user(&self, user: &str, roles: &[&str]) {
         let (name, password) = (user.to_owned(), format!("{user}'s"));
         let request = pb::AuthUserAddRequest { name, password, ..Default::default() };
         self.auth().user_add(request).await.expect("a user");
@@ -57,7 +58,7 @@ impl Client {
         }
     }
 
-    async fn add_role(&self, role: &str, kind: permission::Type, key: &str, range_end: &str) {
+    pub(super) async fn add_role(&self, role: &str, kind: permission::Type, key: &str, range_end: &str) {
         self.auth().role_add(pb::AuthRoleAddRequest { name: role.to_owned() }).await.expect("a role");
         let (key, range_end) = (key.as_bytes().to_vec().into(), range_end.as_bytes().to_vec().into());
         let perm = Some(Permission { perm_type: kind as i32, key, range_end });
@@ -66,7 +67,7 @@ impl Client {
     }
 
     /// Root, and who may do what with `k`.
-    async fn add_everybody(&self) {
+    pub(super) async fn add_everybody(&self) {
         self.add_role("reading", permission::Type::Read, "k", "").await;
         self.add_role("writing", permission::Type::Write, "k", "").await;
         self.add_user("root", &["root"]).await;
@@ -75,16 +76,16 @@ impl Client {
         self.add_user("writer", &["writing"]).await;
     }
 
-    async fn enable_auth(&self) {
+    pub(super) async fn enable_auth(&self) {
         self.auth().auth_enable(pb::AuthEnableRequest {}).await.expect("root is there");
     }
 
-    async fn put_as(&self, token: &str, key: &str) -> Result<(), Status> {
+    pub(super) async fn put_as(&self, token: &str, key: &str) -> Result<(), Status> {
         self.kv().put(with_token(put(key, "x"), token)).await.map(drop)
     }
 }
 
-fn with_token<T>(message: T, token: &str) -> Request<T> {
+pub(super) fn with_token<T>(message: T, token: &str) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("token", MetadataValue::try_from(token).expect("a token is text"));
     request

@@ -4,16 +4,17 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvorum_server::config::ClusterState;
-use kvorum_server::start::begin;
+use kvorum_server::start::{StartError, begin};
 use tempfile::TempDir;
 
+use super::raw::http1;
 use super::*;
 
 /// Members with short ticks, each in its own folder; `None` while it is stopped.
-struct Cluster {
-    folders: Vec<TempDir>,
+pub struct Cluster {
+    pub folders: Vec<TempDir>,
     peer_urls: Vec<Url>,
-    members: Vec<Option<Half>>,
+    pub members: Vec<Option<Half>>,
     adjust: fn(&mut Config),
 }
 
@@ -31,7 +32,7 @@ fn free_url() -> Url {
 }
 
 impl Cluster {
-    async fn start(count: usize, adjust: fn(&mut Config)) -> Self {
+    pub async fn start(count: usize, adjust: fn(&mut Config)) -> Self {
         let mut cluster = Self {
             folders: (0..count).map(|_| folder()).collect(),
             peer_urls: (0..count).map(|_| free_url()).collect(),
@@ -52,6 +53,10 @@ impl Cluster {
     }
 
     fn begin(&self, index: usize, change: impl FnOnce(&mut Config)) -> Running {
+        self.try_begin(index, change).expect("a member begins")
+    }
+
+    pub fn try_begin(&self, index: usize, change: impl FnOnce(&mut Config)) -> Result<Running, StartError> {
         let mut config = Config {
             name: format!("m{index}"),
             listen_peer_urls: vec![self.peer_urls[index].clone()],
@@ -64,28 +69,28 @@ impl Cluster {
         };
         (self.adjust)(&mut config);
         change(&mut config);
-        begin(&config).expect("a member begins")
+        begin(&config)
     }
 
-    fn serve(&mut self, index: usize, member: Running) {
+    pub fn serve(&mut self, index: usize, member: Running) {
         member.wait_until_ready().expect("a quorum is there");
         self.members[index] = Some(Half { client: Client::new(&member), member });
     }
 
-    fn restart(&mut self, index: usize) {
+    pub fn restart(&mut self, index: usize) {
         let member = self.begin(index, |_| {});
         self.serve(index, member);
     }
 
-    fn stop(&mut self, index: usize) {
+    pub fn stop(&mut self, index: usize) {
         stop(self.members[index].take().expect("it runs").member);
     }
 
-    fn client(&self, index: usize) -> &Client {
+    pub fn client(&self, index: usize) -> &Client {
         &self.members[index].as_ref().expect("it runs").client
     }
 
-    async fn leader(&self) -> usize {
+    pub async fn leader(&self) -> usize {
         loop {
             for (index, half) in self.members.iter().enumerate() {
                 let Some(half) = half else { continue };
@@ -99,7 +104,7 @@ impl Cluster {
     }
 
     /// Waits until every member that runs has applied the same, and compares their hashes.
-    async fn agree(&self) -> Fingerprint {
+    pub async fn agree(&self) -> Fingerprint {
         let running: Vec<&Half> = self.members.iter().flatten().collect();
         eventually(|| {
             let applied: Vec<u64> = running.iter().map(|half| half.member.core().reader.applied_index()).collect();
@@ -112,6 +117,39 @@ impl Cluster {
         }
         first
     }
+}
+
+/// As etcd does: whoever watches over a member wants to see that it waits for others.
+#[test]
+fn the_port_of_metrics_answers_before_the_cluster_is_formed() {
+    run(async {
+        let mut cluster = Cluster {
+            folders: (0..2).map(|_| folder()).collect(),
+            peer_urls: (0..2).map(|_| free_url()).collect(),
+            members: vec![None, None],
+            adjust: |config| config.listen_metrics_urls = vec![url("http://127.0.0.1:0")],
+        };
+        let waiting = cluster.begin(0, |_| {});
+        let metrics_urls = waiting.metrics_urls();
+        let metrics = metrics_urls[0].trim_start_matches("http://");
+        let (code, _, page) = http1(metrics, "GET", "/metrics").await;
+        assert_eq!(code, 200);
+        assert!(page.contains("etcd_server_has_leader 0\n"), "{page}");
+        let (code, _, page) = http1(metrics, "GET", "/health").await;
+        assert_eq!((code, page.as_str()), (503, "{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}\n"));
+        assert_eq!(http1(metrics, "GET", "/livez").await.0, 200);
+        let other = cluster.begin(1, |_| {});
+        cluster.serve(0, waiting);
+        cluster.serve(1, other);
+        assert_eq!(http1(metrics, "GET", "/health").await.0, 200);
+        // One that stops while it waits comes to its end.
+        cluster.stop(0);
+        cluster.stop(1);
+        let waiting = cluster.begin(0, |_| {});
+        let metrics_urls = waiting.metrics_urls();
+        assert_eq!(http1(metrics_urls[0].trim_start_matches("http://"), "GET", "/metrics").await.0, 200);
+        stop(waiting);
+    });
 }
 
 #[test]
@@ -187,6 +225,8 @@ fn a_member_behind_the_log_gets_the_whole_database() {
         let snapshot = cluster.folders[behind].path().join("member/backend.1");
         assert!(snapshot.exists(), "its log was purged at the others");
         assert!(!snapshot.join("received").exists(), "the log knows of it");
+        // CVE-2020-15113: what came from another member is as private as what is its own.
+        super::files::check_private(&cluster.folders[behind].path().join("member"), &mut 0, &mut 0);
         assert_eq!(cluster.client(behind).time_to_live(lease).await.keys, ["leased"]);
         // It is a member like any other afterwards, also after another start.
         cluster.client(behind).put("after", "1").await;
@@ -273,5 +313,24 @@ fn leadership_moves_when_asked_and_refuses_what_etcd_refuses() {
         cluster.client(leader).maintenance().move_leader(target(id(other))).await.expect("a voter");
         assert_eq!(cluster.leader().await, other);
         cluster.client(leader).put("a", "1").await;
+    });
+}
+
+/// Seen elsewhere: users and tokens were known to the member that they were told to, and to no other.
+#[test]
+fn lessons_users_and_tokens_are_every_members() {
+    run(async {
+        let cluster = Cluster::start(3, |config| config.bcrypt_cost = 4).await;
+        cluster.client(0).add_everybody().await;
+        cluster.client(1).enable_auth().await;
+        let token = cluster.client(2).login("writer").await.expect("a login");
+        for index in 0..3 {
+            let client = cluster.client(index);
+            client.put_as(&token, "k").await.expect("it may, everywhere");
+            let nobody = client.try_put(put("k", "1")).await.expect_err("who is it?");
+            assert_eq!(nobody.message(), "etcdserver: user name is empty", "member {index}");
+            let other = client.put_as(&token, "s").await.expect_err("not its key");
+            assert_eq!(other.message(), "etcdserver: permission denied", "member {index}");
+        }
     });
 }

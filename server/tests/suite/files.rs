@@ -1,4 +1,5 @@
-//! Snapshots of the log's position: when they are written, what is kept of them, and starting from them.
+//! Snapshots of the log's position: when they are written, what is kept of them, and starting from them; and who may read
+//! the files of a member.
 
 use super::*;
 
@@ -82,4 +83,42 @@ fn old_segments_of_the_log_are_purged() {
         let Half { client, member: _member } = start_with(&config);
         assert_eq!(client.fingerprint().await, before);
     });
+}
+
+/// Everything that the member makes is for its own user alone, however it came to be.
+#[test]
+fn cve_2020_15113_files_are_private() {
+    run(async {
+        let parent = folder();
+        // A folder that is not there yet, with one above it that is not either.
+        let data = parent.path().join("new/data");
+        let wal = parent.path().join("new/wal");
+        let config = Config { snapshot_count: 5, wal_dir: Some(wal.clone()), ..config(&data) };
+        let Half { client, member } = start_with(&config);
+        for number in 0..20 {
+            client.put(&format!("key-{number}"), "1").await;
+        }
+        eventually(|| !names(&data.join("member/snap"), ".snap").is_empty()).await;
+        client.maintenance().defragment(pb::DefragmentRequest {}).await.expect("a smaller database");
+        stop(member);
+        let (mut folders, mut files) = (0, 0);
+        check_private(&data, &mut folders, &mut files);
+        check_private(&wal, &mut folders, &mut files);
+        assert!(folders >= 5 && files >= 3, "{folders} folders, {files} files");
+    });
+}
+
+pub fn check_private(path: &Path, folders: &mut usize, files: &mut usize) {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = std::fs::metadata(path).expect("it is there");
+    let mode = metadata.permissions().mode() & 0o777;
+    if metadata.is_file() {
+        *files += 1;
+        return assert_eq!(mode, 0o600, "{}", path.display());
+    }
+    *folders += 1;
+    assert_eq!(mode, 0o700, "{}", path.display());
+    for entry in std::fs::read_dir(path).expect("a folder") {
+        check_private(&entry.expect("an entry").path(), folders, files);
+    }
 }

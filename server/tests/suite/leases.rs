@@ -195,7 +195,7 @@ async fn restart_with_checkpoints(lease_checkpoint: bool, lease_checkpoint_persi
     let folder = folder();
     let config = Config {
         lease_checkpoint_interval: CHECKPOINT_INTERVAL,
-        feature_gates: FeatureGates { lease_checkpoint, lease_checkpoint_persist },
+        feature_gates: FeatureGates { lease_checkpoint, lease_checkpoint_persist, ..FeatureGates::default() },
         ..quick_config(folder.path())
     };
     let Half { client, member } = start_with(&config);

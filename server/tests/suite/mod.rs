@@ -1,9 +1,11 @@
 //! What every test of the suite stands on: members, clients, and waiting without sleeping.
 
+mod advisories;
 mod auth;
 mod bad_input;
 mod clusters;
 mod compactions;
+mod corruption;
 mod files;
 mod leases;
 mod pages;

@@ -94,3 +94,29 @@ fn a_stop_ends_a_shrink() {
         stop(member);
     });
 }
+
+#[test]
+fn a_start_shrinks_what_has_enough_to_free() {
+    run(async {
+        let folder = folder();
+        let at = |bootstrap_defrag_threshold_megabytes| Config {
+            bootstrap_defrag_threshold_megabytes,
+            ..config(folder.path())
+        };
+        let Half { client, member } = start_with(&at(0));
+        let revision = fill(&client).await;
+        client.compact(revision, true).await.expect("a compaction succeeds");
+        let (large, fingerprint) = (client.status().await.db_size, client.fingerprint().await);
+        stop(member);
+        for (threshold, is_shrunk) in [(0, false), (1_000, false), (1, true)] {
+            let Half { client, member } = start_with(&at(threshold));
+            let size = client.status().await.db_size;
+            assert!(if is_shrunk { size < large / 2 } else { size >= large }, "{threshold}: {large} to {size}");
+            assert_eq!(client.fingerprint().await, fingerprint);
+            stop(member);
+        }
+        let Half { client, member } = start_with(&at(1));
+        client.put("again", "x").await;
+        stop(member);
+    });
+}

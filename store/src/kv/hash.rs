@@ -7,7 +7,7 @@ use super::index::{Interval, IntervalEnd};
 use super::records::visit_records;
 use crate::backend::{BackendError, Bucket};
 use crate::error::ReadError;
-use crate::event::key_of;
+use crate::event::checked_key_of;
 use crate::keyspace::meta;
 use crate::revision::Revision;
 use crate::shared::{Pin, Shared};
@@ -27,6 +27,9 @@ pub struct HashKv {
     pub hash_revision: i64,
     /// The store's revision, for the header.
     pub revision: i64,
+    /// False where two healthy members may differ: after a compaction etcd hashes whatever that has not removed yet, unless
+    /// some key exists at the revision.
+    pub is_comparable: bool,
 }
 
 /// Hashes computed while compacting. `HashKV` at a revision that was compacted to answers with what was hashed then, over
@@ -36,11 +39,14 @@ pub(crate) struct FinishedHashes {
     by_revision: Vec<FinishedHash>,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FinishedHash {
-    pub(crate) revision: i64,
-    pub(crate) compact_revision: i64,
-    pub(crate) hash: u32,
+/// What a compaction hashed before it removed anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FinishedHash {
+    /// The revision compacted to.
+    pub revision: i64,
+    /// The revision that had been compacted to before; -1 if none was.
+    pub compact_revision: i64,
+    pub hash: u32,
 }
 
 impl FinishedHashes {
@@ -50,6 +56,11 @@ impl FinishedHashes {
         if self.by_revision.len() > FINISHED_HASHES_MAX {
             self.by_revision.remove(0);
         }
+    }
+
+    /// In rising order of revisions.
+    pub(crate) fn all(&self) -> Vec<FinishedHash> {
+        self.by_revision.clone()
     }
 
     fn at(&self, revision: i64) -> Option<FinishedHash> {
@@ -77,9 +88,12 @@ impl KeyHasher {
 
     pub(crate) fn add(&mut self, shared: &Shared, revision: Revision, tombstone: bool, value: &[u8]) {
         // A revision without content (see the walk at start) has an empty key in etcd, and no compaction removes it.
-        if revision.main <= self.compact_revision && !value.is_empty() {
+        // What the disk has damaged belongs to no key. It is hashed, and so found.
+        if revision.main <= self.compact_revision
+            && let Some(key) = checked_key_of(value)
+        {
             let index = shared.index.read();
-            let kept = index.entry(key_of(value)).and_then(|entry| entry.live_at(self.keep_at));
+            let kept = index.entry(key).and_then(|entry| entry.live_at(self.keep_at));
             if kept.is_none_or(|stamp| stamp.revision != revision) {
                 return;
             }
@@ -125,6 +139,7 @@ pub(crate) fn hash_kv(shared: &Arc<Shared>, revision: i64) -> Result<HashKv, Rea
             compact_revision: finished.compact_revision,
             hash_revision: finished.revision,
             revision: shared.revision(),
+            is_comparable: true,
         });
     }
     let (pin, current, compact_revision) = {
@@ -152,7 +167,13 @@ pub(crate) fn hash_kv(shared: &Arc<Shared>, revision: i64) -> Result<HashKv, Rea
             return Err(ReadError::Compacted);
         }
     }
-    Ok(HashKv { hash: hasher.hash(), compact_revision, hash_revision: upto, revision: current })
+    Ok(HashKv {
+        hash: hasher.hash(),
+        compact_revision,
+        hash_revision: upto,
+        revision: current,
+        is_comparable: compact_revision <= 0 || anything_kept,
+    })
 }
 
 /// etcd's `Maintenance.Hash`: every bucket's name and content, but for what differs between healthy members.
@@ -178,9 +199,11 @@ fn hash_key_bucket(shared: &Arc<Shared>, mut crc: u32) -> Result<u32, BackendErr
     let mut position = Some(Revision::default());
     while let Some(from) = position {
         position = visit_records(shared, from, current, STEP_RECORDS, &mut |revision, tombstone, stored| {
-            if revision.main <= compact_revision && !stored.bytes().is_empty() {
+            if revision.main <= compact_revision
+                && let Some(key) = checked_key_of(stored.bytes())
+            {
                 let index = shared.index.read();
-                if !index.entry(key_of(stored.bytes())).is_some_and(|entry| entry.knows(revision)) {
+                if !index.entry(key).is_some_and(|entry| entry.knows(revision)) {
                     return ControlFlow::Continue(());
                 }
             }

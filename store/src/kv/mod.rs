@@ -16,4 +16,5 @@ pub mod range;
 pub mod read_txn;
 pub(crate) mod records;
 pub(crate) mod txn;
+pub mod usage;
 pub(crate) mod write;

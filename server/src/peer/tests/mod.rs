@@ -3,6 +3,7 @@
 mod etcd;
 mod exchange;
 mod framing;
+mod kept;
 mod pages;
 mod refusals;
 mod snapshots;

@@ -85,6 +85,19 @@ async fn a_silent_member_costs_the_deadline_and_no_more() {
     assert!(matches!(version_of(&dialer(), &secure, DEADLINE).await, Err(Unanswered::Unreachable(_))));
 }
 
+/// Bodies without end: each question has a bound, and is refused with it, however much comes.
+#[test]
+fn etcd_3_7_1_bodies_of_questions_are_bounded() {
+    let node = Node::start(1);
+    for (method, path) in
+        [("POST", "/leases"), ("POST", "/leases/internal"), ("GET", "/members/hashkv"), ("POST", "/members/promote/3")]
+    {
+        let answer = ask(node.address, method, path, &[], &vec![0; 64 * 1024 + 1]);
+        assert!(matches!(answer.status, 400 | 413 | 500), "{path}: {}", answer.status);
+    }
+    assert_eq!(ask(node.address, "GET", "/version", &[], b"").status, 200);
+}
+
 #[test]
 fn pages_have_etcds_bodies_and_headers() {
     let node = Node::start(1);

@@ -72,6 +72,23 @@ fn streams_are_refused_with_etcds_texts() {
     }
 }
 
+/// etcd 3.5.14: a message for another member was taken, and one that claims to be from somebody else.
+#[test]
+fn etcd_3_5_14_messages_for_others_are_refused() {
+    let node = Node::start(1);
+    node.recorder.change(|notes| notes.removed.push(5));
+    let cluster = cluster_header();
+    let headers = [cluster.as_str(), "X-Server-Version: 3.7.1", "X-Min-Cluster-Version: 3.0.0"];
+    for (from, to) in [(2, 7), (2, 0), (1, 2), (5, 1), (u64::MAX, u64::MAX)] {
+        let answer = ask(node.address, "POST", "/raft", &headers, &heartbeat(from, to, 1).encode_to_vec());
+        assert_eq!(answer.status, 403, "from {from} to {to}");
+    }
+    let other_cluster = ["X-Etcd-Cluster-ID: 1", "X-Server-Version: 3.7.1", "X-Min-Cluster-Version: 3.0.0"];
+    let answer = ask(node.address, "POST", "/raft", &other_cluster, &heartbeat(2, 1, 1).encode_to_vec());
+    assert_eq!(answer.status, 412);
+    assert!(node.recorder.wait("nothing", |notes| Some(notes.messages.is_empty())));
+}
+
 #[test]
 fn messages_are_refused_with_etcds_texts() {
     let node = Node::start(1);

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use tempfile::TempDir;
 
 use crate::cluster::versions::Versions;
+use crate::limits::{ConnectionLimits, PEER_CONNECTIONS_MAX};
 use crate::peer::contract::{HASH_COMPACTED, HASH_FUTURE};
 use crate::peer::framing::StreamKind;
 use crate::peer::{Answer, Dialer, LeaseRefusal, PeerAnswers, PeerConfig, PeerEvents, PeerTransport};
@@ -221,6 +222,8 @@ impl Node {
             file_system: Arc::new(RealFileSystem),
             dial_timeout: Duration::from_secs(2),
             dialer: Dialer::default(),
+            connections_max: PEER_CONNECTIONS_MAX,
+            head_time: ConnectionLimits::default().peer_head_time,
         };
         let events: Arc<Recorder> = Arc::clone(&recorder);
         let transport =

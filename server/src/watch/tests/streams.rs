@@ -408,3 +408,50 @@ fn creation_races_with_publishing() {
     }
     watching.join().unwrap();
 }
+
+/// Watches cost memory for as long as their stream lasts: one beyond the bound is refused, and those that end make room.
+#[test]
+fn watches_of_a_stream_and_of_a_thread_are_bounded() {
+    run(|| async {
+        let limits = WatchLimits { stream_watches: 3, thread_watchers: 5, ..WatchLimits::default() };
+        let world = World::new(WatchConfig { limits, ..WatchConfig::default() });
+        let (mut first, mut second) = (world.client(), world.client());
+        for _ in 0..3 {
+            assert!(!first.watched(create("a")).await.canceled);
+        }
+        let refuse = |response: kvorum_api::etcdserverpb::WatchResponse| {
+            assert!(response.created && response.canceled, "{response:?}");
+            assert_eq!((response.watch_id, response.cancel_reason.as_str()), (-1, "etcdserver: too many requests"));
+        };
+        first.watch(create("a"));
+        refuse(first.next().await);
+        for _ in 0..2 {
+            assert!(!second.watched(create("a")).await.canceled);
+        }
+        second.watch(create("a"));
+        refuse(second.next().await);
+        first.cancel(1);
+        assert!(first.next().await.canceled);
+        assert!(!second.watched(create("a")).await.canceled, "there is room again");
+        world.put("a", "1");
+        assert_eq!(first.next().await.events.len(), 1);
+    });
+}
+
+/// Watches that come and go by the thousand leave nothing behind.
+#[test]
+fn watches_that_are_canceled_leave_nothing() {
+    run(|| async {
+        let world = World::new(WatchConfig::default());
+        let mut client = world.client();
+        for round in 0..2_000 {
+            let created = client.watched(create("a")).await;
+            client.cancel(created.watch_id);
+            // One that is not there is not answered, as in etcd.
+            client.cancel(created.watch_id + 1_000_000);
+            assert!(client.next().await.canceled, "round {round}");
+        }
+        let statistics = world.publisher.statistics();
+        assert_eq!((statistics.watchers, statistics.slow_watchers, statistics.pending_events), (0, 0, 0));
+    });
+}
