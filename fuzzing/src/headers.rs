@@ -92,7 +92,7 @@ fn repaired(bytes: &[u8], length: usize) {
 /// What is read through the repair when the bytes come in pieces.
 fn read(bytes: &[u8], length: usize) -> Vec<u8> {
     let mut source = Pieces { rest: bytes, length };
-    let mut reader = RepairedReader::new();
+    let mut reader = RepairedReader::default();
     let mut context = Context::from_waker(Waker::noop());
     let mut found = Vec::new();
     loop {

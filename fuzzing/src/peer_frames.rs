@@ -45,7 +45,7 @@ fn read(
         rest = after;
         decoder.push(piece);
         loop {
-            match decoder.next() {
+            match decoder.take_message() {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) => break,
                 Err(error) => return (messages, Some(error)),

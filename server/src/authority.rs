@@ -67,11 +67,13 @@ pub struct RepairedReader {
     taken: usize,
 }
 
-impl RepairedReader {
-    pub fn new() -> Self {
+impl Default for RepairedReader {
+    fn default() -> Self {
         Self { repair: Repair::new(), input: Vec::new(), looked_at: 0, output: Vec::new(), taken: 0 }
     }
+}
 
+impl RepairedReader {
     /// Whether the rest of the connection can be read past this reader. It holds nothing back then.
     pub fn is_done(&self) -> bool {
         matches!(self.repair.place, Place::Untouched)

@@ -47,7 +47,7 @@ struct State {
 
 /// Wraps a stream.
 pub fn gather(stream: Stream, pings: PingWatch) -> (GatheringSocket, Flusher) {
-    let repaired = Some(Box::new(RepairedReader::new()));
+    let repaired = Some(Box::new(RepairedReader::default()));
     let state = Rc::new(RefCell::new(State {
         stream,
         unflushed: false,

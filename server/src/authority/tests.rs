@@ -256,7 +256,7 @@ impl AsyncRead for Pieces {
 /// Reads all, giving the reader buffers of `buffer_bytes`; also whether the reader became superfluous.
 fn read_all(input: &[u8], piece_bytes: usize, buffer_bytes: usize) -> (Vec<u8>, bool) {
     let mut stream = Pieces { pieces: input.chunks(piece_bytes).map(<[u8]>::to_vec).collect(), was_pending: false };
-    let mut reader = RepairedReader::new();
+    let mut reader = RepairedReader::default();
     let mut context = Context::from_waker(Waker::noop());
     let mut all = Vec::new();
     let mut space = vec![0; buffer_bytes];

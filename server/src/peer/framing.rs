@@ -159,13 +159,13 @@ impl Decoder {
         Decoder { kind, local, remote, term: 0, index: 0, buffer: BytesMut::new(), entries: None }
     }
 
-    /// Takes bytes that came. Call [`Self::next`] until it has no more before the next piece.
+    /// Takes bytes that came. Call [`Self::take_message`] until it has no more before the next piece.
     pub fn push(&mut self, piece: &[u8]) {
         self.buffer.extend_from_slice(piece);
     }
 
     /// The next message, if it is complete. Heartbeats of the stream are left out.
-    pub fn next(&mut self) -> Result<Option<Message>, FramingError> {
+    pub fn take_message(&mut self) -> Result<Option<Message>, FramingError> {
         loop {
             let message = match self.kind {
                 StreamKind::Message => self.next_message(0)?,

@@ -313,7 +313,7 @@ impl Remote {
             decoder.push(&piece);
             let mut messages = Vec::new();
             let ended = loop {
-                match decoder.next() {
+                match decoder.take_message() {
                     Ok(Some(message)) if self.shared.admit(&message).is_ok() => messages.push(message),
                     Ok(Some(_)) => self.status.metrics.received_failures.add(1),
                     Ok(None) => break None,

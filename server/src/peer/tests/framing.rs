@@ -57,7 +57,7 @@ fn decode_all(decoder: &mut Decoder, bytes: &[u8], piece: usize) -> Result<Vec<M
     let mut messages = Vec::new();
     for piece in bytes.chunks(piece.max(1)) {
         decoder.push(piece);
-        while let Some(message) = decoder.next()? {
+        while let Some(message) = decoder.take_message()? {
             messages.push(message);
         }
     }
