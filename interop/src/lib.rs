@@ -26,8 +26,8 @@
 //! follows watch streams, [`pair`] sends one request to two servers, [`differ`] drives them in lockstep, [`history`]
 //! computes what a history must hash to, [`crash`] writes until the server is gone and checks what it finds after,
 //! [`disk`] makes what was not synced be gone as well, [`machine`] puts both together, [`cluster`] runs members of several
-//! programs together, [`load`] keeps them busy and checks each answer, [`faults`] does harm to whole clusters,
-//! [`transcript`] compares what two command line tools print.
+//! programs together, [`load`] keeps them busy and checks each answer, [`faults`] does harm to whole clusters, [`migration`]
+//! moves one from etcd to Kvorum and back, [`transcript`] compares what two command line tools print.
 
 pub mod call;
 pub mod certificates;
@@ -41,6 +41,7 @@ pub mod generate;
 pub mod history;
 pub mod load;
 pub mod machine;
+pub mod migration;
 pub mod pair;
 pub mod ports;
 pub mod process;

@@ -57,6 +57,12 @@ pub fn kvorumctl() -> PathBuf {
     PROGRAM.get_or_init(|| build_own("kvorum-ctl", "kvorumctl")).clone()
 }
 
+/// The workspace's `kvorumutl`, built in this profile when it is not fresh.
+pub fn kvorumutl() -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build_own("kvorum-ctl", "kvorumutl")).clone()
+}
+
 fn build_own(package: &str, program: &str) -> PathBuf {
     let mut build = Command::new(cargo());
     build.current_dir(workspace_root()).args(["build", "--quiet", "--package", package, "--bin", program]);
