@@ -14,6 +14,7 @@
 //! | `KVORUM_CRASH_ROUNDS`, `KVORUM_CRASH_SEED` | how often the server is killed, and when | 50, 1 |
 //! | `KVORUM_TEST_ETCD` | path of an etcd 3.7 to cluster with | `etcd` of the path if it is 3.7, or built with Go |
 //! | `KVORUM_TEST_ETCD_36` | path of an etcd 3.6 to cluster with | its tests are skipped |
+//! | `KVORUM_TEST_ETCD_35` | path of an etcd 3.5 to take data over from | its tests are skipped |
 //! | `KVORUM_MIXED_SLOW` | 1: also what takes five minutes, checkpoints of leases | skipped |
 //! | `KVORUM_MIXED_OPERATIONS`, `KVORUM_MIXED_SEED` | operations on a cluster of several programs, and which | 1,500, 1 |
 //! | `KVORUM_FORGET_ROUNDS`, `KVORUM_FORGET_SEED` | how often the disk forgets, and when | 50, 1 |

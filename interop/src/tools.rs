@@ -17,6 +17,9 @@ pub const ETCD: &str = "KVORUM_TEST_ETCD";
 /// Path of an etcd 3.6 to cluster with; tests with it are skipped without.
 pub const PREVIOUS: &str = "KVORUM_TEST_ETCD_36";
 
+/// Path of an etcd 3.5 to take data over from; tests with it are skipped without.
+pub const ETCD_35: &str = "KVORUM_TEST_ETCD_35";
+
 /// Gives the tool, or prints why the test is skipped.
 ///
 /// # Panics
@@ -103,6 +106,11 @@ pub fn installed_etcd() -> Result<PathBuf, String> {
 /// A member of etcd 3.6, which nobody builds here: the tests' Go programs need modules of 3.7.
 pub fn previous_etcd() -> Result<PathBuf, String> {
     named(PREVIOUS).ok_or_else(|| format!("{PREVIOUS} names no etcd 3.6"))
+}
+
+/// A member of etcd 3.5, whose data are taken over; nobody builds it here either.
+pub fn etcd_35() -> Result<PathBuf, String> {
+    named(ETCD_35).ok_or_else(|| format!("{ETCD_35} names no etcd 3.5"))
 }
 
 fn named(variable: &str) -> Option<PathBuf> {
