@@ -25,6 +25,8 @@ pub enum Figure {
     WrittenPerPut,
     /// Bytes written to the disk in all.
     Written,
+    /// Bytes of the database's file.
+    FileSize,
     /// Seconds from the start of the process to its word that it is ready.
     UntilReady,
     /// Seconds from the start of the process to the first reply to a linearizable read.
@@ -56,6 +58,7 @@ impl Figure {
             Figure::AnonymousMemory => "anonymous MB",
             Figure::WrittenPerPut => "bytes/put",
             Figure::Written => "written MB",
+            Figure::FileSize => "file MB",
             Figure::UntilReady => "ready s",
             Figure::UntilAnswer => "answer s",
             Figure::WithoutLeader => "median s",
@@ -71,9 +74,11 @@ impl Figure {
             Figure::ForeignCpu => format!("{:.0} %", value * 100.0),
             Figure::PerSecond | Figure::WrittenPerPut => with_thousands(value),
             Figure::P50 | Figure::P99 | Figure::P999 => short(value * 1e3),
-            Figure::PeakMemory | Figure::ResidentMemory | Figure::AnonymousMemory | Figure::Written => {
-                short(value / 1e6)
-            }
+            Figure::PeakMemory
+            | Figure::ResidentMemory
+            | Figure::AnonymousMemory
+            | Figure::Written
+            | Figure::FileSize => short(value / 1e6),
             Figure::ServerCpu | Figure::ClientCpu => format!("{value:.2}"),
             Figure::OverQuiet => format!("{value:.2}x"),
             Figure::WithoutLeader | Figure::WithoutLeaderLongest => short(value),

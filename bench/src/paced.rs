@@ -38,6 +38,36 @@ pub fn spawn_reads(server: &Server, control: &Arc<Control>, name: &'static str) 
     spawn_calls(server, control, RANGE, move |number| requests::read_body(requests::key(name, number)))
 }
 
+/// Puts of 10,000 of `keys` keys named `name`, spread over all of them.
+pub fn spawn_spread_puts(
+    server: &Server,
+    control: &Arc<Control>,
+    name: &'static str,
+    keys: u64,
+    value_bytes: usize,
+) -> JoinHandle<Result<Tally, String>> {
+    let body = move |number| {
+        let key = requests::key(name, spread(number, keys));
+        requests::put_body(key, requests::value(value_bytes, number))
+    };
+    spawn_calls(server, control, PUT, body)
+}
+
+/// Linearizable reads of one key each, of 10,000 keys between those that [`spawn_spread_puts`] puts.
+pub fn spawn_spread_reads(
+    server: &Server,
+    control: &Arc<Control>,
+    name: &'static str,
+    keys: u64,
+) -> JoinHandle<Result<Tally, String>> {
+    let between = move |number| (spread(number, keys) + keys / KEYS / 2) % keys;
+    spawn_calls(server, control, RANGE, move |number| requests::read_body(requests::key(name, between(number))))
+}
+
+fn spread(number: u64, keys: u64) -> u64 {
+    number * keys / KEYS % keys
+}
+
 fn spawn_calls(
     server: &Server,
     control: &Arc<Control>,

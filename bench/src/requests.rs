@@ -15,6 +15,7 @@ pub const RANGE: &str = "/etcdserverpb.KV/Range";
 pub const TXN: &str = "/etcdserverpb.KV/Txn";
 pub const COMPACT: &str = "/etcdserverpb.KV/Compact";
 pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
 pub const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 pub const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";

@@ -18,6 +18,9 @@ use crate::tls::Files;
 /// etcd's words when it begins to serve; Kvorum says the same, and so does the floor.
 pub const READY_LINE: &str = "ready to serve client requests";
 
+/// More than any case fills.
+const QUOTA_BYTES: &str = "68719476736";
+
 const READY_SECONDS_MAX: u64 = 120;
 const STOP_SECONDS_MAX: u64 = 30;
 const LOG_LINES_QUOTED: usize = 5;
@@ -39,6 +42,8 @@ pub struct Placement {
     pub peer: SocketAddr,
     /// As the flag `--initial-cluster` takes it: all members.
     pub initial_cluster: String,
+    /// The cluster was formed by others.
+    pub joins: bool,
 }
 
 impl Placement {
@@ -55,8 +60,20 @@ impl Placement {
             client: *client,
             peer: *peer,
             initial_cluster: initial_cluster.clone(),
+            joins: false,
         };
         Ok(clients.iter().zip(peers).enumerate().map(placement).collect())
+    }
+
+    /// The same for servers of which each but the first is to join those before it.
+    pub fn of_cluster_in_turn(count: usize) -> Result<Vec<Placement>, String> {
+        let mut placements = Placement::of_cluster(count)?;
+        for (number, placement) in placements.iter_mut().enumerate() {
+            let members: Vec<&str> = placement.initial_cluster.split(',').take(number + 1).collect();
+            placement.initial_cluster = members.join(",");
+            placement.joins = number > 0;
+        }
+        Ok(placements)
     }
 }
 
@@ -191,8 +208,9 @@ impl Server {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &placement.initial_cluster])
+            .args(["--initial-cluster-state", if placement.joins { "existing" } else { "new" }])
             // The quota would end the fills of the large cases; it is the same for both.
-            .args(["--quota-backend-bytes", "8589934592"]);
+            .args(["--quota-backend-bytes", QUOTA_BYTES]);
         if let Some(files) = &self.tls {
             command.arg("--cert-file").arg(&files.certificate).arg("--key-file").arg(&files.key);
         }

@@ -8,6 +8,7 @@ mod cluster_read;
 mod compaction;
 mod defragment;
 mod keepalive;
+mod large;
 mod many_keys;
 mod neighbour;
 mod one_connection;
@@ -56,6 +57,7 @@ pub const ALL: &[Case] = &[
     tls::PUT,
     tls::RANGE_ONE,
     many_keys::CASE,
+    large::CASE,
     compaction::CASE,
     defragment::CASE,
     catch_up::CASE,
