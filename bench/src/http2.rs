@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use kvorum_net::hpack::{Decoder, encode_remembered};
+use kvorum_net::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::hpack::{self, Decoder};
-use crate::tls::{self, Socket};
+use crate::tls;
 use crate::wire;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -57,7 +58,7 @@ pub enum Received<'a> {
 
 /// A connection on which all calls go to the same method.
 pub struct Connection {
-    stream: Socket,
+    stream: Stream,
     /// TLS may hold bytes that it was given.
     unflushed: bool,
     /// Bytes to be sent, from `sent` on.
@@ -94,7 +95,7 @@ impl Connection {
         let stream = TcpStream::connect(address).await.map_err(|error| format!("connect to {address}: {error}"))?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let stream = match tls {
-            None => Socket::Plain(stream),
+            None => Stream::Plain(stream),
             Some(connector) => tls::connect(connector, stream, address).await?,
         };
         let mut output = PREFACE.to_vec();
@@ -252,13 +253,14 @@ impl Connection {
 
     fn read_status(&mut self, stream: u32, block: &[u8]) -> Result<(), String> {
         let (mut status, mut message, mut http_status) = (None, Vec::new(), None);
-        self.decoder.decode(block, |name, value| match name {
+        let decoded = self.decoder.decode(block, |name, value| match name {
             b"grpc-status" if value == b"0" => status = Some(Ok(())),
             b"grpc-status" => status = Some(Err(value.to_vec())),
             b"grpc-message" => message = value.to_vec(),
             b":status" if value != b"200" => http_status = Some(String::from_utf8_lossy(value).into_owned()),
             _ => {}
-        })?;
+        });
+        decoded.map_err(|error| error.to_string())?;
         if let Some(http_status) = http_status {
             return Err(format!("HTTP status {http_status}"));
         }
@@ -317,10 +319,10 @@ impl Connection {
 /// newest has number 62.
 fn first_call_block(authority: &str, path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
-    hpack::encode_remembered(":path", path, &mut block);
-    hpack::encode_remembered(":authority", authority, &mut block);
-    hpack::encode_remembered("content-type", "application/grpc", &mut block);
-    hpack::encode_remembered("te", "trailers", &mut block);
+    encode_remembered(b":path", path.as_bytes(), &mut block);
+    encode_remembered(b":authority", authority.as_bytes(), &mut block);
+    encode_remembered(b"content-type", b"application/grpc", &mut block);
+    encode_remembered(b"te", b"trailers", &mut block);
     block
 }
 

@@ -16,7 +16,6 @@ mod control;
 mod figures;
 mod floor;
 mod histogram;
-mod hpack;
 mod http2;
 mod load;
 mod paced;

@@ -1,31 +1,18 @@
 //! TLS of the load: a certificate for a server that is measured, and connections that trust it. The suites are offered in
 //! the order of Go's clients, so that servers which go by the client's order choose what they would for those.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
+use kvorum_net::stream::{ReadAhead, Stream};
 use rcgen::{CertificateParams, KeyPair};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{CipherSuite, ClientConfig, RootCertStore};
-
-/// rustls itself reads 4 KiB at a time.
-const READ_BYTES: usize = 64 * 1024;
-
-/// A connection's bytes.
-pub enum Socket {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<BufReader<TcpStream>>>),
-}
 
 /// The files of a server with a certificate for 127.0.0.1 (P-256).
 pub struct Files {
@@ -62,44 +49,8 @@ impl Files {
     }
 }
 
-pub async fn connect(connector: &TlsConnector, socket: TcpStream, address: SocketAddr) -> Result<Socket, String> {
+pub async fn connect(connector: &TlsConnector, socket: TcpStream, address: SocketAddr) -> Result<Stream, String> {
     let name = ServerName::from(address.ip());
-    let stream = connector.connect(name, BufReader::with_capacity(READ_BYTES, socket)).await;
-    Ok(Socket::Tls(Box::new(stream.map_err(|error| format!("TLS with {address}: {error}"))?)))
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Socket::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Socket::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Socket::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Socket::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Socket::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Socket::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Socket::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Socket::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
-    }
+    let stream = connector.connect(name, ReadAhead::new(socket)).await;
+    Ok(Stream::Secured(Box::new(stream.map_err(|error| format!("TLS with {address}: {error}"))?.into())))
 }

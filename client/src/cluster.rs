@@ -13,6 +13,8 @@ use std::future::IntoFuture;
 use std::sync::Weak;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use kvorum_api::etcdserverpb::{
     MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, StatusRequest,
 };
@@ -156,19 +158,26 @@ pub(crate) async fn keep_synced(connection: Weak<Inner>, interval: Duration) {
     }
 }
 
-/// Fails unless one endpoint is of the previous minor version at least (clientv3's `checkVersion`).
+/// Fails unless one endpoint is of the previous minor version at least (clientv3's `checkVersion`). All are asked at the same
+/// time, so that one that never answers holds up nobody.
 pub(crate) async fn reject_old(connection: &Connection) -> Result<()> {
+    let ask =
+        async |asked: Connection| -> Result<StatusResponse> { asked.call(method::STATUS, &StatusRequest {}).await };
+    let endpoints = connection.endpoints();
+    let mut asked: FuturesUnordered<_> =
+        endpoints.iter().map(|endpoint| ask(connection.with_endpoint(endpoint))).collect();
     let mut newest = None;
     let mut failure = None;
-    for endpoint in connection.endpoints() {
-        let asked = connection.with_endpoint(&endpoint);
-        match asked.call::<_, StatusResponse>(method::STATUS, &StatusRequest {}).await {
+    while let Some(answer) = asked.next().await {
+        match answer {
             Ok(status) => newest = newest.max(version(&status.version)),
             Err(error) => failure = Some(error),
         }
+        if newest.is_some_and(|found| found >= (3, OLDEST_MINOR)) {
+            return Ok(());
+        }
     }
     match (newest, failure) {
-        (Some(found), _) if found >= (3, OLDEST_MINOR) => Ok(()),
         (Some((major, minor)), _) => Err(Error::configuration(format!(
             "the cluster is of version {major}.{minor}, older than 3.{OLDEST_MINOR}, and old clusters are rejected"
         ))),

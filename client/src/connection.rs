@@ -70,7 +70,8 @@ impl Connection {
         let connection = Self::lazy(config)?;
         connection.ready().await?;
         if connection.inner.config.reject_old_cluster {
-            crate::cluster::reject_old(&connection).await?;
+            let dial_timeout = connection.inner.config.dial_timeout;
+            crate::cluster::reject_old(&connection.with_timeout(dial_timeout)).await?;
         }
         Ok(connection)
     }

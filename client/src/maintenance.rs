@@ -19,8 +19,9 @@ use kvorum_api::etcdserverpb::{
     SnapshotResponse, StatusRequest,
 };
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
-use crate::connection::{Connection, Stream};
+use crate::connection::{Connection, Stream, deadline_after};
 use crate::error::{Error, Result};
 use crate::method;
 use crate::response::{
@@ -87,9 +88,13 @@ impl Maintenance {
         if alarm != AlarmMember::default() {
             return self.send_alarm(method::ALARM_SET, AlarmAction::Deactivate, alarm).await;
         }
+        // All of it together may take as long as a call.
+        let deadline = deadline_after(self.connection.timeout());
         let mut raised = self.alarms().await?;
         for alarm in std::mem::take(&mut raised.alarms) {
-            let answer = self.send_alarm(method::ALARM_SET, AlarmAction::Deactivate, alarm).await?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let within = Self { connection: self.connection.with_timeout(left) };
+            let answer = within.send_alarm(method::ALARM_SET, AlarmAction::Deactivate, alarm).await?;
             raised.header = answer.header;
             raised.alarms.extend(answer.alarms);
         }

@@ -14,21 +14,11 @@ use rustix::fs::{FlockOperation, flock};
 use crate::command::{Action, Command, EXIT_BAD_FEATURE, EXIT_ERROR, Failure, Flag, Parsed, Program, complete};
 use crate::{API_VERSION, ETCD_VERSION, golang};
 
-const WRITE_OUT: Flag = Flag {
-    name: "write-out",
-    short: Some('w'),
-    value: Some("string"),
-    default: "simple",
-    about: "set the output format (fields, json, protobuf, simple, table)",
-};
+const WRITE_OUT: Flag =
+    Flag::text("write-out", "set the output format (fields, json, protobuf, simple, table)").short('w').or("simple");
 
-const TIMEOUT: Flag = Flag {
-    name: "timeout",
-    short: None,
-    value: Some("duration"),
-    default: "10s",
-    about: "time to wait to obtain a file lock on db file, 0 to block indefinitely",
-};
+const TIMEOUT: Flag =
+    Flag::duration("timeout", "time to wait to obtain a file lock on db file, 0 to block indefinitely").or("10s");
 
 pub static PROGRAM: Program = Program {
     root: Command {

@@ -195,6 +195,11 @@ fn profile_folder() -> PathBuf {
     if deps.ends_with("deps") { deps.parent().expect("deps lies in a profile folder") } else { deps }.to_path_buf()
 }
 
+/// A program of the path.
+pub fn program(name: &str) -> Result<PathBuf, String> {
+    on_path(name).ok_or_else(|| format!("{name} not installed"))
+}
+
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())

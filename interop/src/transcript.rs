@@ -200,12 +200,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Begins a script against the member at an address, `http://host:port`.
+    /// Begins a script against the member at an address, `http://host:port` or `https://host:port`.
     ///
     /// # Panics
     /// When there is no temporary folder.
     pub fn new(program: &Path, url: &str) -> Self {
-        let address = url.trim_start_matches("http://");
+        let address = url.split_once("://").map_or(url, |(_, address)| address);
         let other = format!("127.0.0.1:{}", free_port());
         let variables = [("url", url), ("address", address), ("other", &other)];
         Self {

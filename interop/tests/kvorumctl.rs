@@ -7,10 +7,13 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use kvorum_interop::certificates::{Authority, Wanted, write, write_pair};
 use kvorum_interop::cluster::{Cluster, Program};
+use kvorum_interop::ports::free_port;
 use kvorum_interop::process::{Kind, Member};
 use kvorum_interop::tools;
 use kvorum_interop::transcript::{Outcome, Session, Step, difference, parse};
+use tempfile::TempDir;
 
 /// Command lines that take longer are named: the whole must stay quick.
 const SLOW_MIN: Duration = Duration::from_secs(1);
@@ -24,17 +27,27 @@ fn programs() -> Option<(PathBuf, PathBuf)> {
 }
 
 fn compare(script: &str) {
+    compare_at(None, script, &[], |_| {});
+}
+
+/// At a URL that the flags of the server name, with variables of the script's own.
+fn compare_at(url: Option<&str>, script: &str, flags: &[&str], prepare: impl Fn(&mut Session)) {
     let steps = parse(script).expect("the script must be one");
     let Some((etcdctl, kvorumctl)) = programs() else { return };
     let Some(binary) = tools::or_skip(tools::server_under_test()) else { return };
-    let mut member = Member::start(Kind::Server, &binary, &[]).expect("the server must start");
-    let url = member.url().to_owned();
-    let expected = transcript(&etcdctl, &steps, &url);
+    let mut member = Member::start(Kind::Server, &binary, flags).expect("the server must start");
+    let own = member.url().to_owned();
+    let transcript = |program: &Path| {
+        let mut session = Session::new(program, url.unwrap_or(&own));
+        prepare(&mut session);
+        run_all(&mut session, &steps)
+    };
+    let expected = transcript(&etcdctl);
     member.kill();
     std::fs::remove_dir_all(member.folder().join("data")).expect("a killed member's data can be removed");
     member.restart().expect("the server must start again");
-    assert_eq!(member.url(), url, "somebody took the address between two starts");
-    let found = transcript(&kvorumctl, &steps, &url);
+    assert_eq!(member.url(), own, "somebody took the address between two starts");
+    let found = transcript(&kvorumctl);
     judge(&steps, &expected, &found);
 }
 
@@ -51,10 +64,6 @@ fn judge(steps: &[Step], expected: &[Result<Outcome, String>], found: &[Result<O
     let count = differences.len();
     assert!(differences.is_empty(), "{count} of {} differ\n{}", steps.len(), differences.join("\n"));
     println!("{} command lines agree", steps.len());
-}
-
-fn transcript(program: &Path, steps: &[Step], url: &str) -> Vec<Result<Outcome, String>> {
-    run_all(&mut Session::new(program, url), steps)
 }
 
 fn run_all(session: &mut Session, steps: &[Step]) -> Vec<Result<Outcome, String>> {
@@ -112,6 +121,40 @@ fn users_and_roles() {
 #[test]
 fn defragmentation() {
     compare(include_str!("kvorumctl/defrag.txt"));
+}
+
+#[test]
+fn certificates() {
+    let folder = TempDir::with_prefix("kvorum-interop-tls-").expect("a temporary folder");
+    let (authority, stranger) = (Authority::new("authority"), Authority::new("stranger"));
+    write(folder.path(), "ca.crt", authority.pem());
+    write(folder.path(), "stranger-ca.crt", stranger.pem());
+    let client = || Wanted { common_name: "client", ..Wanted::default() };
+    // Not for `localhost`.
+    write_pair(folder.path(), "server", &authority.issue(Wanted { names: &["127.0.0.1"], ..Wanted::default() }));
+    write_pair(folder.path(), "client", &authority.issue(client()));
+    write_pair(folder.path(), "expired", &authority.issue(Wanted { years: (2000, 2001), ..client() }));
+    write_pair(folder.path(), "stranger", &stranger.issue(client()));
+    let files = folder.path().display().to_string();
+    let port = free_port().to_string();
+    let url = format!("https://127.0.0.1:{port}");
+    let flags = [
+        format!("--listen-client-urls={url}"),
+        format!("--advertise-client-urls={url}"),
+        format!("--cert-file={files}/server.crt"),
+        format!("--key-file={files}/server.key"),
+        format!("--trusted-ca-file={files}/ca.crt"),
+        "--client-cert-auth".to_owned(),
+        "--bcrypt-cost=4".to_owned(),
+    ];
+    let script = include_str!("kvorumctl/tls.txt")
+        .replace("KNOWN", "--cacert=$tls/ca.crt --cert=$tls/client.crt --key=$tls/client.key")
+        .replace("ENVIRONMENT", "ETCDCTL_CACERT=$tls/ca.crt ETCDCTL_CERT=$tls/client.crt ETCDCTL_KEY=$tls/client.key")
+        .replace("REFUSED", "--command-timeout=300ms --dial-timeout=300ms");
+    compare_at(Some(&url), &script, &flags.each_ref().map(String::as_str), |session| {
+        session.set("tls", &files);
+        session.set("port", &port);
+    });
 }
 
 /// Runs steps that must succeed, or go on until their interrupt.

@@ -26,9 +26,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use kvorum_net::hpack::{Decoder, encode_literal, field_bytes};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::hpack::{Decoder, encode_literal, field_bytes};
 use crate::limits::{HEADER_BLOCK_BYTES_MAX, HEADER_LIST_BYTES_MAX, REPAIR_PIECE_BYTES};
 
 /// What stands in for an authority that `h2` would refuse. Nothing here reads it: a member serves every name.
@@ -171,7 +171,7 @@ impl Repair {
         Self {
             place: Place::Passing { remaining: PREFACE_LENGTH },
             translating: false,
-            decoder: Decoder::new(),
+            decoder: Decoder::default(),
             head: [0; HEAD_LENGTH],
             block: None,
             held: Vec::new(),

@@ -10,11 +10,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kvorum_api::etcdserverpb::AlarmType;
+use kvorum_net::stream::Stream;
 
 use crate::connection::ConnectionInfo;
 use crate::http1;
 use crate::pages::page;
-use crate::tls::Stream;
 use crate::worker::Worker;
 
 /// Serves a connection to its end.

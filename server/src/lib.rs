@@ -4,7 +4,8 @@
 //! itself ([`log`], [`metrics`]), how it founds or joins a cluster and what may change there ([`cluster`]); how it starts
 //! and stops ([`start`], `ports`, `opening`, `take_over`, [`embed`]); the member behind its locks ([`core`]) and its background
 //! threads ([`background`], `auto_compaction`, `shrinking`, `space`); its peers ([`peer`], `links`, `snapshots`, `leases`, `changes`,
-//! `housekeeping`), and whether they hold the same (`corruption`); connection threads ([`worker`], [`connection`], [`tls`], [`socket`], [`authority`], [`hpack`], [`grpc`]), the
+//! `housekeeping`), and whether they hold the same (`corruption`); connection threads ([`worker`], [`connection`], [`tls`],
+//! [`socket`], [`authority`], [`grpc`]), the
 //! services they carry ([`services`], [`watch`]), and the plain HTTP pages ([`http1`], `pages`).
 //!
 //! Nothing here decides what the cluster remembers: `store` does. Nothing here may panic on input from outside.
@@ -24,7 +25,6 @@ pub mod embed;
 mod grpc;
 mod health;
 mod housekeeping;
-mod hpack;
 pub mod http1;
 mod http1_connection;
 pub mod ids;

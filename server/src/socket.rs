@@ -12,13 +12,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kvorum_net::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::authority::RepairedReader;
 use crate::limits::{GO_AWAY_MILLISECONDS, SOCKET_BUFFER_BYTES_MAX};
 use crate::payload;
 use crate::pings::PingWatch;
-use crate::tls::Stream;
 
 /// Segments of one system call; what is more goes with the next.
 const SEND_SLICES_MAX: usize = 64;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvorum_interop::certificates::{Authority, Issued, Wanted, write, write_pair};
+use kvorum_net::trust::TakesAny;
 use kvorum_server::config::{self, Command, Failure};
 use kvorum_server::start::{Running, begin, start};
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
@@ -16,13 +17,10 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{
-    CipherSuite, ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme, version,
-};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{CipherSuite, ClientConfig, version};
 
 /// A folder with an authority's `ca.crt` and a member's pair from it.
 struct World {
@@ -154,44 +152,6 @@ impl Caller {
         let answer = answer.map_err(|error: io::Error| error.to_string())?;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         if answer.starts_with("HTTP/1.1 200") { Ok(answer) } else { Err(format!("answer {answer:?}")) }
-    }
-}
-
-#[derive(Debug)]
-struct TakesAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TakesAny {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -578,7 +538,7 @@ async fn auto_tls_peer_auto_tls_self_signed_cert_validity() {
     }
     // Not the same for both sides, but the same after a restart.
     assert!(shown[0] != shown[1] && shown[..2] == shown[2..]);
-    let fields = kvorum_server::tls::CertificateFields::parse(&shown[0]).expect("a certificate");
+    let fields = kvorum_net::certificate::CertificateFields::parse(&shown[0]).expect("a certificate");
     assert_eq!(fields.valid.1 - fields.valid.0, 2 * 365 * 24 * 60 * 60);
     assert_eq!(fields.ip_addresses, [std::net::IpAddr::from([127, 0, 0, 1])]);
 }

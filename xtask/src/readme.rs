@@ -8,10 +8,22 @@ use crate::codegen::workspace_root;
 const ENGLISH: &str = "README.md";
 const CHINESE: &str = "README.zh-CN.md";
 
+/// The program in the README, which is built with the others.
+const PROGRAM: &str = "client/examples/readme.rs";
+
 /// Fails with the first difference.
 pub fn check() -> Result<(), String> {
     let read = |name: &str| fs::read_to_string(workspace_root().join(name)).map_err(|error| format!("{name}: {error}"));
-    compare(&read(ENGLISH)?, &read(CHINESE)?)
+    let english = read(ENGLISH)?;
+    compare(&english, &read(CHINESE)?)?;
+    // Behind the line that says what it is.
+    let program = read(PROGRAM)?;
+    let program = program.split_once("\n\n").map_or("", |(_, program)| program);
+    if english.contains(&format!("```rust\n{program}```")) {
+        Ok(())
+    } else {
+        Err(format!("{PROGRAM} is not the program in {ENGLISH}"))
+    }
 }
 
 fn compare(english: &str, chinese: &str) -> Result<(), String> {

@@ -3,8 +3,8 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ struct Life {
     pinged: Mutex<Option<Instant>>,
     /// A ping was not answered within the time of a probe, as of this moment.
     silent_since: Mutex<Option<Instant>>,
+    /// What the connection ended with, such as the alert of a peer that takes no certificate of ours.
+    reason: OnceLock<String>,
 }
 
 /// Drop the connection.
@@ -96,6 +98,7 @@ impl Link {
             task: AtomicWaker::new(),
             pinged: Mutex::default(),
             silent_since: Mutex::default(),
+            reason: OnceLock::new(),
         });
         let link = Link {
             endpoint: Arc::clone(endpoint),
@@ -108,7 +111,10 @@ impl Link {
         tokio::spawn(drive(connection, flusher, life, config.keepalive_time, config.keepalive_timeout));
         tokio::select! {
             () = link.life.hearing.first() => {}
-            () = link.retired() => return Err("the connection ended before the peer said anything".to_owned()),
+            () = link.retired() => {
+                let reason = link.life.reason.get().map_or(String::new(), |reason| format!(": {reason}"));
+                return Err(format!("the connection ended before the peer said anything{reason}"));
+            }
         }
         unanswered.0 = None;
         Ok(link)
@@ -390,10 +396,17 @@ async fn drive(
         if wishes & ABANDON != 0 || keepalive.poll_dead(&life, context).is_ready() {
             return Poll::Ready(());
         }
-        let ended = Pin::new(&mut connection).poll(context).is_ready();
+        let ended = Pin::new(&mut connection).poll(context);
+        if let Poll::Ready(Err(error)) = &ended {
+            // Only the first reason is kept.
+            let _ = life.reason.set(error.to_string());
+        }
         match flusher.poll_flush(context) {
-            Poll::Ready(Err(_)) => Poll::Ready(()),
-            _ if ended => Poll::Ready(()),
+            Poll::Ready(Err(error)) => {
+                let _ = life.reason.set(error.to_string());
+                Poll::Ready(())
+            }
+            _ if ended.is_ready() => Poll::Ready(()),
             _ => Poll::Pending,
         }
     })

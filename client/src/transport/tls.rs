@@ -7,16 +7,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kvorum_net::trust::{ServerVerifier, TakesAny, Trusted};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
-use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::client::danger::ServerCertVerifier;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::server::ParsedCertificate;
-use tokio_rustls::rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
-};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::io::Duplex;
 use crate::error::Error;
@@ -132,6 +129,18 @@ impl Tls {
         self
     }
 
+    /// What these options come to for rustls, without a protocol to agree on: for what else is asked of the same servers,
+    /// such as the page of their metrics. Files are read now, and [`Self::server_name`] is left to the caller.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or what is given does not fit together.
+    pub fn rustls_config(&self) -> Result<Arc<ClientConfig>, Error> {
+        match &self.rustls {
+            Some(config) => Ok(Arc::clone(config)),
+            None => self.client_config().map(Arc::new),
+        }
+    }
+
     pub(crate) fn build(self) -> Result<BuiltTls, Error> {
         let server_name = match &self.server_name {
             Some(name) => Some(ServerName::try_from(name.clone()).map_err(|error| refuse("the server name", &error))?),
@@ -145,10 +154,7 @@ impl Tls {
     }
 
     fn connector(&self) -> Result<TlsConnector, Error> {
-        let mut config = match &self.rustls {
-            Some(config) => (**config).clone(),
-            None => self.client_config()?,
-        };
+        let mut config = (*self.rustls_config()?).clone();
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(TlsConnector::from(Arc::new(config)))
     }
@@ -158,8 +164,11 @@ impl Tls {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| refuse("protocol versions", &error))?;
-        let verifier: Arc<dyn ServerCertVerifier> =
-            if self.insecure_skip_verify { Arc::new(TakesAny(provider)) } else { Arc::new(self.verifier(provider)?) };
+        let verifier: Arc<dyn ServerCertVerifier> = if self.insecure_skip_verify {
+            Arc::new(TakesAny(provider))
+        } else {
+            Arc::new(ServerVerifier::new(self.trusted()?, provider).map_err(|error| refuse("the CA", &error))?)
+        };
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let Some((certificate, key)) = &self.identity else { return Ok(builder.with_no_client_auth()) };
         let chain = certificates(certificate, "the client certificate")?;
@@ -171,25 +180,19 @@ impl Tls {
         paired.map_err(|error| certificate.refuse("the client certificate and its key", &error))
     }
 
-    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Verifier, Error> {
-        let mut roots = RootCertStore::empty();
-        let mut trusted = Vec::new();
+    fn trusted(&self) -> Result<Trusted, Error> {
         match &self.authorities {
             Some(source) => {
-                trusted = certificates(source, "the CA")?;
-                for certificate in &trusted {
-                    roots.add(certificate.clone()).map_err(|error| source.refuse("the CA", &error))?;
-                }
+                let trusted = Trusted::these(certificates(source, "the CA")?);
+                trusted.map_err(|error| source.refuse("the CA", &error))
             }
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                if roots.is_empty() {
-                    return Err(refuse("no certificate authority", &"neither given nor found in the system"));
+            None => match Trusted::system() {
+                none if none.is_empty() => {
+                    Err(refuse("no certificate authority", &"neither given nor found in the system"))
                 }
-            }
+                trusted => Ok(trusted),
+            },
         }
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Ok(Verifier { inner: inner.map_err(|error| refuse("the CA", &error))?, trusted })
     }
 }
 
@@ -230,95 +233,4 @@ pub async fn handshake(tls: &BuiltTls, stream: Box<dyn Duplex>, host: &str) -> i
         None => tls.connector.clone(),
     };
     Ok(Box::new(connector.connect(name, stream).await?))
-}
-
-/// webpki's judgement, except that a certificate which is trusted by itself needs no authority: webpki would refuse those
-/// that `openssl req -x509` and `--auto-tls` make, and Go takes them.
-#[derive(Debug)]
-struct Verifier {
-    inner: Arc<WebPkiServerVerifier>,
-    trusted: Vec<CertificateDer<'static>>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        match self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // Dates were found in order before these two: nobody known has signed it, or it is an authority's own.
-            Err(TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)))
-                if self.trusted.iter().any(|trusted| trusted == end_entity) =>
-            {
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            judged => judged,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
-/// Believes every certificate, but still that the peer holds its key.
-#[derive(Debug)]
-struct TakesAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TakesAny {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

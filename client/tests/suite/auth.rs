@@ -146,7 +146,7 @@ fn json_web_tokens_are_renewed() {
         return;
     }
     let flag = format!("--auth-token=jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=1s");
-    crate::world::on(crate::world::ETCD, &[&flag], json_web_tokens);
+    crate::world::on(crate::world::EVERY, &[&flag], json_web_tokens);
 }
 
 async fn json_web_tokens(world: World) {

@@ -2,21 +2,20 @@
 
 use std::time::Duration;
 
-use kvorum_client::transport::BoxFuture;
-use kvorum_client::{Client, Code, Compare, Config, Error, ErrorKind, EventExt, Header, Put, Watch, WatchError};
+use kvorum_client::{Client, Code, Compare, Config, ErrorKind, EventExt, Header, Put, Watch};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::world::{Mode, Proxy, World, address, soon, tests_on};
 
 tests_on!(crate::world::CURRENT =>
-    every_future_ends_when_nothing_answers,
     a_write_whose_answer_is_lost_is_not_repeated,
     a_transaction_whose_answer_is_lost_is_not_repeated,
     a_read_whose_answer_is_lost_is_repeated,
     a_write_that_was_never_sent_is_sent_later,
     at_least_once_is_repeated_when_asked,
     a_silent_endpoint_is_left,
+    a_silent_endpoint_does_not_hide_the_version,
     a_write_into_silence_ends_in_time,
     a_watch_leaves_a_silent_endpoint,
     dropped_calls_disturb_nobody,
@@ -52,55 +51,6 @@ async fn connecting_fails_in_time() {
         assert_eq!(Client::connect([bad]).await.err().unwrap().kind(), ErrorKind::Configuration);
     }
     assert_eq!(Client::connect(Vec::<String>::new()).await.err().unwrap().kind(), ErrorKind::Configuration);
-}
-
-async fn every_future_ends_when_nothing_answers(world: World) {
-    let client = world.client.with_timeout(SHORT);
-    let mut snapshot_at_rest = world.client.watch("a").await.unwrap();
-    for mode in [Mode::SwallowAnswers, Mode::Swallow] {
-        world.proxy.set(mode);
-        let began = Instant::now();
-        let lease = client.lease();
-        let url = world.proxy.url();
-        let at = client.maintenance().at(&url);
-        let calls: Vec<BoxFuture<'_, (&str, Error)>> = vec![
-            Box::pin(async { ("get", client.get("a").await.unwrap_err()) }),
-            Box::pin(async { ("put", client.put("a", "1").await.unwrap_err()) }),
-            Box::pin(async { ("txn", client.txn().then(Put::new("a", "1")).await.unwrap_err()) }),
-            Box::pin(async { ("compact", client.compact(1).await.unwrap_err()) }),
-            Box::pin(async { ("stream", client.get("a").prefix().stream().next().await.unwrap().unwrap_err()) }),
-            Box::pin(async { ("pages", client.get("a").prefix().pages(1).next().await.unwrap().unwrap_err()) }),
-            Box::pin(async {
-                let Err(WatchError::Failed(error)) = client.watch("a").await else { panic!("a watch was made") };
-                ("watch", error)
-            }),
-            Box::pin(async { ("grant", lease.grant(5).await.unwrap_err()) }),
-            Box::pin(async { ("keep alive once", lease.keep_alive_once(1).await.unwrap_err()) }),
-            Box::pin(async { ("members", client.cluster().members().await.unwrap_err()) }),
-            Box::pin(async { ("status", client.maintenance().status().await.unwrap_err()) }),
-            Box::pin(async { ("snapshot", client.maintenance().snapshot().await.err().unwrap()) }),
-            Box::pin(async { ("authenticate", client.auth().authenticate("a", "b").await.unwrap_err()) }),
-            Box::pin(async { ("status at", at.status().await.unwrap_err()) }),
-        ];
-        let outcomes = futures_util::future::join_all(calls).await;
-        assert!(began.elapsed() < SHORT * 10, "{:?}", began.elapsed());
-        for (name, error) in outcomes {
-            // Or what the first to reach its deadline did to the connection.
-            assert!(error.is_transient(), "{name}: {error:?}");
-        }
-    }
-    // And it goes on as if nothing had been.
-    world.proxy.set(Mode::Pass);
-    let revision = world.client.put("a", "2").await.unwrap().revision();
-    soon(async {
-        loop {
-            let response = snapshot_at_rest.next().await.unwrap().unwrap();
-            if response.events.iter().any(|event| event.revision() == revision) {
-                break;
-            }
-        }
-    })
-    .await;
 }
 
 /// Waits until a key was written, as seen from elsewhere.
@@ -200,6 +150,14 @@ async fn a_silent_endpoint_is_left(world: World) {
     other.set(Mode::Cut);
     world.proxy.set(Mode::Pass);
     soon(async { while client.put("a", "3").await.is_err() {} }).await;
+}
+
+/// Of the versions one is enough, and the others are not waited for.
+async fn a_silent_endpoint_does_not_hide_the_version(world: World) {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoints = [silent.local_addr().unwrap().to_string(), world.direct_url()];
+    let config = Config::new(endpoints).dial_timeout(crate::world::LONG).reject_old_cluster();
+    soon(Client::connect_with(config)).await.unwrap();
 }
 
 /// A write that fell into the hole ends in time, in doubt, and the connection is left for good.

@@ -7,6 +7,7 @@
 mod auth;
 mod basics;
 mod clusters;
+mod deadlines;
 mod faults;
 mod lease;
 mod maintenance;

@@ -1,12 +1,11 @@
-//! Status, hashes, alarms and snapshots of every server; defragmentation and downgrades of real etcd.
+//! Status, hashes, alarms, snapshots, defragmentation and downgrades.
 
 use kvorum_client::response::{AlarmMember, AlarmType};
 use kvorum_client::{Client, ErrorKind, EtcdError, Header};
 
 use crate::world::{Kind, World, address, tests_on};
 
-tests_on!(crate::world::EVERY => status_and_hashes, alarms, snapshots);
-tests_on!(crate::world::ETCD => defragmentation, downgrades);
+tests_on!(crate::world::EVERY => status_and_hashes, alarms, snapshots, defragmentation, downgrades);
 
 async fn status_and_hashes(world: World) {
     let client = &world.client;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -128,6 +129,80 @@ async fn logging_in_again_has_an_end() {
     let error = client.put("a", "1").await.unwrap_err();
     assert!(error.is(EtcdError::InvalidAuthToken) && !error.maybe_applied());
     assert_eq!(calls.load(Ordering::SeqCst), 6, "three logins, three attempts");
+}
+
+/// Streams that say one thing and then nothing more.
+struct FallsSilent(Bytes);
+
+impl Transport for FallsSilent {
+    fn unary(&self, _head: CallHead, _message: Bytes) -> BoxFuture<'static, Result<Bytes, Failure>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn stream(
+        &self,
+        _head: CallHead,
+    ) -> BoxFuture<'static, Result<(Box<dyn SendHalf>, Box<dyn ReceiveHalf>), Failure>> {
+        let first = Some(self.0.clone());
+        Box::pin(
+            async move { Ok((Box::new(Unheard) as Box<dyn SendHalf>, Box::new(Said(first)) as Box<dyn ReceiveHalf>)) },
+        )
+    }
+
+    fn ready(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        vec!["here".to_owned()]
+    }
+
+    fn set_endpoints(&self, _endpoints: &[String]) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+struct Unheard;
+
+impl SendHalf for Unheard {
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn send(&mut self, _message: Bytes) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn close(&mut self) {}
+}
+
+struct Said(Option<Bytes>);
+
+impl ReceiveHalf for Said {
+    fn poll_receive(&mut self, _context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Failure>> {
+        self.0.take().map_or(Poll::Pending, |message| Poll::Ready(Ok(Some(message))))
+    }
+}
+
+/// A download that stops in the middle ends in time, once, and so does waiting for a connection that never comes.
+#[tokio::test]
+async fn silence_in_the_middle_of_a_download_is_an_error() {
+    let config =
+        || Config::new(["here"]).request_timeout(Duration::from_millis(50)).dial_timeout(Duration::from_millis(50));
+    let client =
+        |first: &'static [u8]| Client::over(&Connection::over(FallsSilent(Bytes::from_static(first)), config()));
+    // A piece of a snapshot, "x" in its field 3.
+    let mut snapshot = client(&[0x1a, 1, b'x']).maintenance().snapshot().await.unwrap();
+    assert_eq!(snapshot.next().await.unwrap().unwrap(), "x");
+    assert_eq!(snapshot.next().await.unwrap_err().code(), Code::DeadlineExceeded);
+    assert!(snapshot.next().await.unwrap().is_none());
+    // A piece of a range without keys.
+    let mut chunks = client(&[0x0a, 0]).get("a").prefix().stream();
+    assert!(chunks.next().await.unwrap().unwrap().kvs.is_empty());
+    assert_eq!(chunks.next().await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+    assert!(chunks.next().await.is_none());
+    let error = client(&[]).connection().ready().await.unwrap_err();
+    assert_eq!(error.code(), Code::DeadlineExceeded);
 }
 
 #[test]

@@ -275,7 +275,7 @@ async fn cancelling_disturbs_nobody(world: World) {
 }
 
 /// Polls a future a few times and drops it.
-async fn for_a_few_polls<T>(future: impl Future<Output = T>, polls: usize) {
+pub async fn for_a_few_polls<T>(future: impl Future<Output = T>, polls: usize) {
     let mut future = std::pin::pin!(future);
     for _ in 0..polls {
         let polled = std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready()));

@@ -9,6 +9,8 @@ use std::time::Duration;
 use kvorum_client::{Client, Config};
 use kvorum_interop::process::{Kind as ProcessKind, Member};
 use kvorum_interop::tools;
+use kvorum_server::config::{Command, parse};
+use kvorum_server::start::{Running, start};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,14 +35,11 @@ pub const EVERY: &[Kind] = &[Kind::Kvorum, Kind::Etcd37, Kind::Installed];
 /// Of the present version: for tests of what the client does when the network is bad, which asks little of the server.
 pub const CURRENT: &[Kind] = &[Kind::Kvorum, Kind::Etcd37];
 
-/// What our server does not serve yet.
-pub const ETCD: &[Kind] = &[Kind::Etcd37, Kind::Installed];
-
 /// etcd starts, expires leases and checks passwords sooner with these.
 const QUICK_FLAGS: &[&str] = &["--heartbeat-interval=20", "--election-timeout=200", "--bcrypt-cost=4"];
 
 enum Server {
-    Embedded { member: Option<kvorum_server::start::Running>, folder: TempDir },
+    Embedded { member: Option<Running>, config: Box<kvorum_server::config::Config>, _folder: TempDir },
     Process(Box<Member>),
 }
 
@@ -52,13 +51,13 @@ pub struct World {
 }
 
 impl World {
-    /// None when the server is not installed, which was printed. The flags are for etcd.
+    /// None when the server is not installed, which was printed.
     pub async fn start(kind: Kind, flags: &[&str]) -> Option<World> {
         let server = match kind {
             Kind::Kvorum => {
                 let folder = TempDir::with_prefix("kvorum-client-").unwrap();
-                let member = Some(embedded(&folder));
-                Server::Embedded { member, folder }
+                let config = Box::new(embedded(&folder, flags));
+                Server::Embedded { member: Some(start(&config).unwrap()), config, _folder: folder }
             }
             Kind::Etcd37 | Kind::Installed => {
                 let installed = kind == Kind::Installed;
@@ -100,19 +99,22 @@ impl World {
 
     pub fn start_again(&mut self) {
         match &mut self.server {
-            Server::Embedded { member, folder } => {
-                *member = Some(embedded(folder));
-            }
+            Server::Embedded { member, config, .. } => *member = Some(start(config).unwrap()),
             Server::Process(member) => member.restart().unwrap(),
         }
         self.proxy.set_target(address(&self.server.url()));
     }
 }
 
-/// A member whose passwords cost little.
-fn embedded(folder: &TempDir) -> kvorum_server::start::Running {
-    let config = kvorum_server::embed::config(folder.path());
-    kvorum_server::start::start(&kvorum_server::config::Config { bcrypt_cost: 4, ..config }).unwrap()
+/// A member on free ports, whose passwords cost little.
+fn embedded(folder: &TempDir, flags: &[&str]) -> kvorum_server::config::Config {
+    let mut arguments = vec![format!("--data-dir={}", folder.path().display()), "--bcrypt-cost=4".to_owned()];
+    for flag in ["listen-client-urls", "advertise-client-urls", "listen-peer-urls"] {
+        arguments.push(format!("--{flag}=http://127.0.0.1:0"));
+    }
+    arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
+    let Ok(Command::Serve { config, .. }) = parse(&arguments, &[]) else { panic!("{arguments:?}") };
+    *config
 }
 
 impl Server {

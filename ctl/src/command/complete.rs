@@ -33,8 +33,17 @@ pub fn script(shell: &str, tool: &str) -> Option<String> {
 
 const BASH: &str = r#"# Completion of TOOL in bash.
 _TOOL() {
-    local IFS=$'\n'
-    COMPREPLY=($(TOOL REQUEST "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | cut -f 1))
+    # bash cuts words at colons, which stand in endpoints.
+    local IFS=$'\n' word last= words=()
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD}"; do
+        if [[ ${#words[@]} -gt 0 && ( $word == :* || $last == *: ) ]]; then
+            words[${#words[@]}-1]+=$word
+        else
+            words+=("$word")
+        fi
+        last=$word
+    done
+    COMPREPLY=($(TOOL REQUEST "${words[@]}" 2>/dev/null | cut -f 1))
 }
 complete -o default -F _TOOL TOOL
 "#;
@@ -65,7 +74,8 @@ function __TOOL_candidates
     set -l words (commandline -opc)
     TOOL REQUEST $words[2..-1] (commandline -ct) 2>/dev/null
 end
-complete -c TOOL -a '(__TOOL_candidates)'
+# Files where nothing else is known.
+complete -c TOOL -n 'count (__TOOL_candidates) >/dev/null' -f -a '(__TOOL_candidates)'
 ";
 
 const POWERSHELL: &str = r"# Completion of TOOL in PowerShell 7.3 and later.

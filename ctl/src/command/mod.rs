@@ -61,6 +61,12 @@ impl Flag {
         Self { name, short: None, value: Some("int"), default: "", about }
     }
 
+    /// A flag with a number that is never negative, 0 unless given.
+    #[must_use]
+    pub const fn count(name: &'static str, about: &'static str) -> Self {
+        Self { name, short: None, value: Some("uint"), default: "", about }
+    }
+
     /// A flag with a duration.
     #[must_use]
     pub const fn duration(name: &'static str, about: &'static str) -> Self {
@@ -194,10 +200,16 @@ impl Parsed {
         self.values.contains_key(flag.name)
     }
 
-    /// The value of a flag of kind `int` or `uint`; 0 without one.
+    /// The value of a flag of kind `int`; 0 without one.
     pub fn number(&self, flag: &Flag) -> i64 {
         // Checked when it was read.
         golang::parse_int(self.value(flag), 0).unwrap_or(0)
+    }
+
+    /// The value of a flag of kind `uint`; 0 without one.
+    pub fn count(&self, flag: &Flag) -> u64 {
+        // Checked when it was read.
+        golang::parse_uint(self.value(flag), 0).unwrap_or(0)
     }
 
     /// The value of a flag of kind `duration`; a negative one is zero.

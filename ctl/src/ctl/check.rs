@@ -8,13 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use kvorum_client::{Client, Header as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::global::Settings;
 use super::output::print_bytes;
 use super::progress::Progress;
 use super::session::error_text;
-use super::{UTILITY, session};
+use super::{UTILITY, page, session};
 use crate::command::{Action, Command, EXIT_BAD_ARGUMENTS, EXIT_BAD_FEATURE, EXIT_ERROR, EXIT_INVALID_INPUT};
 use crate::command::{Failure, Flag, Parsed};
 use crate::golang;
@@ -65,7 +64,7 @@ struct Load {
 }
 
 /// `check perf` writes as long as this.
-const PERF_SECONDS: u64 = 60;
+const PERF_TIME: Duration = Duration::from_secs(60);
 
 /// The loads small to xLarge, as etcdctl has them.
 const PERF_LOADS: [(usize, u64); 4] = [(50, 150), (200, 1_000), (500, 8_000), (1_000, 15_000)];
@@ -87,24 +86,34 @@ fn perf(parsed: &Parsed) -> Result<(), Failure> {
     let load = Load { clients, writes, key_bytes: 256, value_bytes: 1024 };
     let settings = Settings::read(parsed)?;
     session::block_on(async {
-        let prefix = parsed.value(&PERF_PREFIX);
-        let clients = connect(&settings, load.clients).await?;
-        refuse_used_prefix(&clients[0], prefix, "'").await?;
-        let run = Run::new(&load, prefix, Some(Duration::from_secs(PERF_SECONDS)));
-        let seconds = |count: u64| format!("{count} s");
-        let took = run.write_all(&clients, Progress::new(seconds)).await;
-        if let Some(revision) = delete_all(&clients[0], prefix).await?
-            && parsed.is_set(&AUTO_COMPACT)
-        {
-            compact(&clients[0], revision).await?;
-        }
-        if parsed.is_set(&AUTO_DEFRAG) {
-            defragment(&settings, &clients[0]).await?;
-        }
-        let (text, is_passed) = judged(&run.into_results(), took, load.writes);
+        let (text, is_passed) = measure(parsed, &settings, &load, PERF_TIME).await?;
         print_bytes(text.as_bytes())?;
         if is_passed { Ok(()) } else { Err(Failure::silent(EXIT_ERROR)) }
     })
+}
+
+/// Writes for so long and cleans up. Gives what is to be said of it, and whether it was good enough.
+async fn measure(
+    parsed: &Parsed,
+    settings: &Settings,
+    load: &Load,
+    duration: Duration,
+) -> Result<(String, bool), Failure> {
+    let prefix = parsed.value(&PERF_PREFIX);
+    let clients = connect(settings, load.clients).await?;
+    refuse_used_prefix(&clients[0], prefix, "'").await?;
+    let run = Run::new(load, prefix, Some(duration));
+    let seconds = |count: u64| format!("{count} s");
+    let took = run.write_all(&clients, Progress::new(seconds)).await;
+    if let Some(revision) = delete_all(&clients[0], prefix).await?
+        && parsed.is_set(&AUTO_COMPACT)
+    {
+        compact(&clients[0], revision).await?;
+    }
+    if parsed.is_set(&AUTO_DEFRAG) {
+        defragment(settings, &clients[0]).await?;
+    }
+    Ok(judged(&run.into_results(), took, load.writes))
 }
 
 /// What `check perf` says of the results, and whether they are good enough.
@@ -333,8 +342,7 @@ impl<'a> Run<'a> {
 
 /// How much memory the first endpoint's member has, as its metrics say.
 async fn memory_bytes(settings: &Settings, when: &str) -> Result<f64, Failure> {
-    let endpoint = settings.endpoints.first().map_or("", String::as_str);
-    let asked = tokio::time::timeout(settings.command_timeout, fetch_memory_bytes(endpoint)).await;
+    let asked = tokio::time::timeout(settings.command_timeout, fetch_memory_bytes(settings)).await;
     let found = asked.unwrap_or_else(|_| Err("fetch error: no answer in time".to_owned()));
     match found {
         Ok(bytes) if bytes > 0.0 => return Ok(bytes),
@@ -346,19 +354,11 @@ async fn memory_bytes(settings: &Settings, when: &str) -> Result<f64, Failure> {
     Err(Failure::silent(EXIT_ERROR))
 }
 
-async fn fetch_memory_bytes(endpoint: &str) -> Result<f64, String> {
+async fn fetch_memory_bytes(settings: &Settings) -> Result<f64, String> {
     const NAME: &str = "process_resident_memory_bytes";
-    let failed = |error: std::io::Error| format!("fetch error: {}", golang::io_error_text(&error));
-    if endpoint.starts_with("https://") {
-        return Err("fetch error: metrics are not read over TLS".to_owned());
-    }
-    let address = endpoint.trim_start_matches("http://");
-    let mut connection = tokio::net::TcpStream::connect(address).await.map_err(failed)?;
-    // HTTP 1.0: the answer comes in one piece and ends with the connection.
-    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.map_err(failed)?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.map_err(failed)?;
+    let endpoint = settings.endpoints.first().map_or("", String::as_str);
+    let answer = page::fetch(endpoint, "/metrics", &settings.tls).await;
+    let answer = answer.map_err(|error| format!("fetch error: {error}"))?;
     let value = answer.lines().find_map(|line| line.strip_prefix(NAME));
     let value = value.ok_or_else(|| format!("could not find: {NAME}"))?;
     value.trim().parse().map_err(|_| format!("parse error: {}", value.trim()))
@@ -366,6 +366,7 @@ async fn fetch_memory_bytes(endpoint: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::global::ENDPOINTS;
     use super::*;
 
     #[test]
@@ -381,5 +382,33 @@ mod tests {
         let bad = "FAIL: too many errors\nFAIL: ERROR(no) -> 2\nFAIL: Throughput too low: 3 writes/s\n\
                    Slowest request took too long: 0.700000s\nStddev too high: 0.300000s\nFAIL\n";
         assert_eq!(judged(&results(&[0.1, 0.7], &[("no", 2)]), second, 3), (bad.to_owned(), false));
+    }
+
+    /// The check itself, in a moment instead of a minute.
+    #[test]
+    fn a_member_is_measured() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let member = kvorum_server::embed::start(folder.path()).expect("a member");
+        let mut parsed = Parsed::default();
+        for (flag, value) in [(&ENDPOINTS, &*member.client_url()), (&AUTO_COMPACT, "true"), (&AUTO_DEFRAG, "true")] {
+            parsed.set(flag, value).expect("a value");
+        }
+        let settings = Settings::from_flags(parsed.clone()).expect("settings");
+        let load = Load { clients: 5, writes: 100, key_bytes: 64, value_bytes: 128 };
+        session::block_on(async {
+            let (text, _) = measure(&parsed, &settings, &load, Duration::from_millis(300)).await?;
+            let lines: Vec<&str> = text.lines().collect();
+            // Whether it passes is this machine's affair.
+            assert!(lines.len() == 4 && lines[0].contains("Throughput") && !text.contains("ERROR"), "{text}");
+            let client = &connect(&settings, 1).await?[0];
+            let answer = client.get("").prefix().await?;
+            assert!(answer.kvs.is_empty(), "it deletes what it wrote");
+            // The first revision is 1, and the deletion has one too.
+            assert!((3..=32).contains(&answer.revision()), "at most as many as are due: {}", answer.revision());
+            let compacted = client.get("a").at_revision(2).await.expect_err("it was compacted");
+            assert!(compacted.is(kvorum_client::EtcdError::Compacted), "{compacted:?}");
+            Ok(())
+        })
+        .expect("it is measured");
     }
 }

@@ -131,7 +131,11 @@ impl Settings {
         Self::from_flags(parsed)
     }
 
-    fn from_flags(parsed: Parsed) -> Result<Self, Failure> {
+    /// From flags alone.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_flags(parsed: Parsed) -> Result<Self, Failure> {
         for flag in [&CERT, &KEY, &CACERT] {
             if parsed.is_given(flag) && parsed.value(flag).is_empty() {
                 return Err(Failure::usage(format!("empty string is passed to --{} option", flag.name)));
@@ -243,12 +247,14 @@ impl Settings {
 
 impl TlsFiles {
     /// Whether TLS is spoken with endpoints that do not say whether they want it.
-    fn is_for_all(&self) -> bool {
+    pub fn is_for_all(&self) -> bool {
         let files = [&self.certificate, &self.key, &self.authorities];
         self.always || self.skip_verify || files.iter().any(|file| !file.is_empty())
     }
 
-    fn load(&self) -> Result<Tls, Failure> {
+    /// # Errors
+    /// When a file cannot be read, or is missing.
+    pub fn load(&self) -> Result<Tls, Failure> {
         let read = |path: &str| {
             let refuse = |error: std::io::Error| {
                 Failure::new(EXIT_BAD_ARGUMENTS, format!("open {path}: {}", golang::io_error_text(&error)))
@@ -302,7 +308,7 @@ pub fn credentials(user: &str, password: &str, token: &str, prompt: &str) -> Res
 }
 
 /// An endpoint without a host is of this machine, as in Go.
-fn with_host(endpoint: &str) -> String {
+pub fn with_host(endpoint: &str) -> String {
     match endpoint.split_once("://") {
         Some((scheme, rest)) if rest.starts_with(':') => format!("{scheme}://localhost{rest}"),
         None if endpoint.starts_with(':') => format!("localhost{endpoint}"),

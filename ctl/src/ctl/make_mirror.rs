@@ -28,13 +28,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 const PREFIX: Flag = Flag::text("prefix", "only keys that begin so");
 const REV: Flag = Flag::number("rev", "copy no keys, but all changes from this revision on");
-const MAX_TXN_OPS: Flag = Flag {
-    name: "max-txn-ops",
-    short: None,
-    value: Some("uint"),
-    default: "128",
-    about: "how many changes are written in one transaction at most",
-};
+const MAX_TXN_OPS: Flag =
+    Flag::count("max-txn-ops", "how many changes are written in one transaction at most").or("128");
 const DEST_PREFIX: Flag = Flag::text("dest-prefix", "what keys begin with there instead of --prefix");
 const NO_DEST_PREFIX: Flag = Flag::switch("no-dest-prefix", "keys lose --prefix there");
 const DEST_CERT: Flag = Flag::text("dest-cert", "the file of the client's certificate for the destination");
@@ -117,7 +112,7 @@ impl Copying {
             destination,
             prefix: prefix.as_bytes().to_vec(),
             prefix_there: prefix_there.as_bytes().to_vec(),
-            operations_max: usize::try_from(parsed.number(&MAX_TXN_OPS)).unwrap_or(0).max(1),
+            operations_max: usize::try_from(parsed.count(&MAX_TXN_OPS)).unwrap_or(usize::MAX).max(1),
             count: watch::Sender::new(0),
         })
     }

@@ -26,6 +26,7 @@ mod messages;
 mod move_leader;
 mod options;
 mod output;
+mod page;
 mod progress;
 mod put;
 mod role;

@@ -22,28 +22,22 @@ const SHRINK_SLICE_BYTES: usize = 4 << 20;
 /// Bytes of the log that are looked at together.
 const LOG_BYTES: usize = 16 << 20;
 
-const fn text(name: &'static str, about: &'static str) -> Flag {
-    Flag { name, short: None, value: Some("string"), default: "", about }
-}
-
-const DEFRAG_DIRECTORY: Flag = text("data-dir", "Required. Defragments a data directory not in use.");
+const DEFRAG_DIRECTORY: Flag = Flag::text("data-dir", "Required. Defragments a data directory not in use.");
 pub(super) const DEFRAG_FLAGS: &[Flag] = &[DEFRAG_DIRECTORY];
 
-const MIGRATE_DIRECTORY: Flag = text("data-dir", "Path to the data dir");
-const TARGET_VERSION: Flag = text(
+const MIGRATE_DIRECTORY: Flag = Flag::text("data-dir", "Path to the data dir");
+const TARGET_VERSION: Flag = Flag::text(
     "target-version",
     "Target etcd version to migrate contents of data dir. Minimal value 3.5. Format \"X.Y\" for example 3.6.",
 );
-const FORCE: Flag = Flag {
-    value: None,
-    ..text("force", "Ignore migration failure and forcefully override storage version. Not recommended.")
-};
+const FORCE: Flag =
+    Flag::switch("force", "Ignore migration failure and forcefully override storage version. Not recommended.");
 pub(super) const MIGRATE_FLAGS: &[Flag] = &[MIGRATE_DIRECTORY, TARGET_VERSION, FORCE];
 
 const EXPORT_DIRECTORY: Flag =
-    text("data-dir", "Required. The data directory of a member of Kvorum that does not run.");
-const EXPORT_WAL: Flag = text("wal-dir", "Path to its WAL directory (use --data-dir if none given)");
-const EXPORT_TARGET: Flag = text("to", "Required. The data directory to write, which etcd 3.7 starts from.");
+    Flag::text("data-dir", "Required. The data directory of a member of Kvorum that does not run.");
+const EXPORT_WAL: Flag = Flag::text("wal-dir", "Path to its WAL directory (use --data-dir if none given)");
+const EXPORT_TARGET: Flag = Flag::text("to", "Required. The data directory to write, which etcd 3.7 starts from.");
 pub(super) const EXPORT_FLAGS: &[Flag] = &[EXPORT_DIRECTORY, EXPORT_WAL, EXPORT_TARGET];
 
 fn required<'p>(parsed: &'p Parsed, flags: &[&Flag]) -> Result<Vec<&'p str>, Failure> {
@@ -137,7 +131,7 @@ pub(super) fn migrate(parsed: &Parsed) -> Result<String, Failure> {
         return Ok(String::new());
     }
     if let Err(failure) = check_migration(&held, current, target) {
-        if parsed.value(&FORCE) != "true" {
+        if !parsed.is_set(&FORCE) {
             return Err(failure);
         }
         note("normal migrate failed, trying with force", &[("error", failure.message)]);

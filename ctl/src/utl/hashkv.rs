@@ -14,13 +14,7 @@ use super::{OutputFormat, WRITE_OUT, failed, locked_file, output_format, stat};
 use crate::command::{EXIT_ERROR, Failure, Flag, Parsed};
 use crate::print;
 
-const REVISION: Flag = Flag {
-    name: "rev",
-    short: None,
-    value: Some("int"),
-    default: "0",
-    about: "maximum revision to hash (default: latest revision)",
-};
+const REVISION: Flag = Flag::number("rev", "maximum revision to hash (default: latest revision)").or("0");
 pub(super) const FLAGS: &[Flag] = &[REVISION];
 
 /// As etcdutl's JSON has it.
@@ -37,10 +31,7 @@ pub(super) fn hash_kv(parsed: &Parsed) -> Result<String, Failure> {
         let text = format!("accepts 1 arg(s), received {}", parsed.operands.len());
         return Err(Failure::new(EXIT_ERROR, text));
     };
-    let revision = parsed.value(&REVISION);
-    let revision: i64 = revision.parse().map_err(|_| {
-        Failure::new(EXIT_ERROR, format!("invalid argument {revision:?} for \"--rev\" flag: not a number"))
-    })?;
+    let revision = parsed.number(&REVISION);
     // A format that is known and cannot show it is found out last, as in etcdutl.
     let format = match output_format(parsed) {
         Err(failure) if parsed.value(&WRITE_OUT) != "protobuf" => return Err(failure),

@@ -30,29 +30,25 @@ use kvorum_store::{Bucket, CommitBatch, Member, Membership, Operation, Revision,
 use super::{failed, note};
 use crate::command::{EXIT_BAD_ARGUMENTS, EXIT_ERROR, Failure, Flag, Parsed};
 
-pub(super) const DATA_DIRECTORY: Flag = text("data-dir", "", "Path to the output data directory");
-const WAL_DIRECTORY: Flag = text("wal-dir", "", "Path to the WAL directory (use --data-dir if none given)");
-const CLUSTER: Flag =
-    text("initial-cluster", "default=http://localhost:2380", "Initial cluster configuration for restore bootstrap");
+pub(super) const DATA_DIRECTORY: Flag = Flag::text("data-dir", "Path to the output data directory");
+const WAL_DIRECTORY: Flag = Flag::text("wal-dir", "Path to the WAL directory (use --data-dir if none given)");
+const CLUSTER: Flag = Flag::text("initial-cluster", "Initial cluster configuration for restore bootstrap")
+    .or("default=http://localhost:2380");
 const TOKEN: Flag =
-    text("initial-cluster-token", "etcd-cluster", "Initial cluster token for the cluster during restore bootstrap");
-const PEER_URLS: Flag = text(
+    Flag::text("initial-cluster-token", "Initial cluster token for the cluster during restore bootstrap")
+        .or("etcd-cluster");
+const PEER_URLS: Flag = Flag::text(
     "initial-advertise-peer-urls",
-    "http://localhost:2380",
     "List of this member's peer URLs to advertise to the rest of the cluster",
-);
-const NAME: Flag = text("name", "default", "Human-readable name for this member");
+)
+.or("http://localhost:2380");
+const NAME: Flag = Flag::text("name", "Human-readable name for this member").or("default");
 const SKIP_HASH: Flag =
-    switch("skip-hash-check", "Ignore snapshot integrity hash value (required if copied from data directory)");
-const MAP_SIZE: Flag = Flag {
-    value: Some("uint"),
-    ..text("initial-memory-map-size", "10737418240", "Taken and not needed: the map grows with the database")
-};
-const BUMP: Flag = Flag {
-    value: Some("uint"),
-    ..text("bump-revision", "0", "How much to increase the latest revision after restore")
-};
-const MARK: Flag = switch(
+    Flag::switch("skip-hash-check", "Ignore snapshot integrity hash value (required if copied from data directory)");
+const MAP_SIZE: Flag =
+    Flag::count("initial-memory-map-size", "Taken and not needed: the map grows with the database").or("10737418240");
+const BUMP: Flag = Flag::count("bump-revision", "How much to increase the latest revision after restore").or("0");
+const MARK: Flag = Flag::switch(
     "mark-compacted",
     "Mark the latest revision after restore as the point of scheduled compaction (required if --bump-revision > 0, \
      disallowed otherwise)",
@@ -61,26 +57,12 @@ const MARK: Flag = switch(
 pub(super) const FLAGS: &[Flag] =
     &[DATA_DIRECTORY, WAL_DIRECTORY, CLUSTER, TOKEN, PEER_URLS, NAME, SKIP_HASH, MAP_SIZE, BUMP, MARK];
 
-const fn text(name: &'static str, default: &'static str, about: &'static str) -> Flag {
-    Flag { name, short: None, value: Some("string"), default, about }
-}
-
-const fn switch(name: &'static str, about: &'static str) -> Flag {
-    Flag { name, short: None, value: None, default: "", about }
-}
-
 pub(super) fn restore(parsed: &Parsed) -> Result<String, Failure> {
     let [file] = &parsed.operands[..] else {
         return Err(Failure::new(EXIT_BAD_ARGUMENTS, "snapshot restore requires exactly one argument"));
     };
-    let number = |flag: &Flag| {
-        let value = parsed.value(flag);
-        let reason = format!("invalid argument {value:?} for \"--{}\" flag: not a number", flag.name);
-        value.parse::<u64>().map_err(|_| Failure::new(EXIT_ERROR, reason))
-    };
-    number(&MAP_SIZE)?;
-    let bump = number(&BUMP)?;
-    let mark = parsed.value(&MARK) == "true";
+    let bump = parsed.count(&BUMP);
+    let mark = parsed.is_set(&MARK);
     if (bump > 0) != mark {
         return Err(Failure::new(EXIT_BAD_ARGUMENTS, "--mark-compacted required if --revision-bump > 0"));
     }
@@ -93,7 +75,7 @@ pub(super) fn restore(parsed: &Parsed) -> Result<String, Failure> {
     let founders = founders(parsed)?;
     let request = Restore {
         file: Path::new(file.os_text()),
-        skip_hash: parsed.value(&SKIP_HASH) == "true",
+        skip_hash: parsed.is_set(&SKIP_HASH),
         bump,
         name,
         founders,

@@ -7,6 +7,7 @@ mod lease;
 mod maintenance;
 mod mirror;
 mod terminal;
+mod tls;
 mod tool;
 mod txn;
 mod watch;

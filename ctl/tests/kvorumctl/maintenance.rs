@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use rustix::process::Signal;
+
 use super::world::World;
 
 #[test]
@@ -115,6 +117,23 @@ fn checks_want_a_prefix_of_their_own() {
         assert_eq!(world.run(line).code, code, "{line}");
     }
     assert_eq!(world.output("get /there/x"), "/there/x\n1\n");
+}
+
+/// It goes on for a minute unless it is interrupted: then it judges what there was, and cleans up all the same.
+#[test]
+fn an_interrupted_measurement_is_judged() {
+    let world = World::start();
+    let written = world.spawn("watch --prefix /etcdctl-check-perf/ --rev 1");
+    let check = world.spawn("check perf");
+    written.line();
+    check.signal(Signal::INT);
+    let answer = check.finish();
+    let lines: Vec<&str> = answer.output.lines().collect();
+    assert_eq!((lines.len(), &*answer.errors), (4, ""), "{answer:?}");
+    assert!(lines[0].contains("Throughput"), "{answer:?}");
+    let passes = lines[..3].iter().all(|line| line.starts_with("PASS: "));
+    assert_eq!((lines[3], answer.code), if passes { ("PASS", 0) } else { ("FAIL", 1) }, "{answer:?}");
+    assert_eq!(world.output("get --prefix --keys-only /etcdctl-check-perf/"), "");
 }
 
 #[test]

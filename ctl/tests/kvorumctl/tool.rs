@@ -1,5 +1,9 @@
 //! What is not about keys: versions, helps, flags, the environment, completion.
 
+use std::process::Command;
+
+use kvorum_interop::tools;
+
 use super::world::{World, finish, words};
 
 #[test]
@@ -66,7 +70,7 @@ fn an_endpoint_where_nobody_answers_is_given_up() {
 }
 
 #[test]
-fn bash_completes_command_lines() {
+fn completion_is_for_four_shells() {
     let world = World::start();
     for shell in ["bash", "zsh", "fish", "powershell"] {
         assert!(world.output(&format!("completion {shell}")).contains("__complete"), "{shell}");
@@ -77,17 +81,77 @@ fn bash_completes_command_lines() {
         (1, "Error: invalid argument \"csh\" for \"kvorumctl completion\"\n")
     );
     assert_eq!(world.run("completion").errors, "Error: accepts 1 arg(s), received 0\n");
-    // The script, in a shell that is asked what it would offer.
-    let script = world.output("completion bash")
-        + "COMP_WORDS=(kvorumctl lease time); COMP_CWORD=2; _kvorumctl; echo \"${COMPREPLY[@]}\"\n\
-           COMP_WORDS=(kvorumctl get -w ''); COMP_CWORD=3; _kvorumctl; echo \"${COMPREPLY[@]}\"\n";
+}
+
+/// A shell that finds the tool, and what it prints of a script.
+fn in_shell(mut shell: Command, script: &str) -> String {
     let folder = std::path::Path::new(env!("CARGO_BIN_EXE_kvorumctl")).parent().expect("a folder");
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
-    let mut bash = std::process::Command::new("bash");
-    bash.env("PATH", path).arg("-s");
-    let answer = finish(bash, &script);
-    assert_eq!(
-        (answer.output.as_str(), answer.errors.as_str()),
-        ("timetolive\nfields json protobuf simple table\n", "")
-    );
+    let home = tempfile::tempdir().expect("a folder");
+    shell.env("PATH", path).env("TERM", "dumb").env("HOME", home.path()).current_dir(home.path());
+    let answer = finish(shell, script);
+    assert_eq!(answer.errors, "", "{answer:?}");
+    answer.output
+}
+
+#[test]
+fn bash_completes_command_lines() {
+    // It is asked what it would offer for the words of a line, which it cuts at `=` and `:`.
+    let mut script = "source <(kvorumctl completion bash)\n".to_owned();
+    for line in [
+        "lease time",
+        "get -w ''",
+        "get --order = D",
+        "--endpoints http : //127.0.0.1 : 2379 endp",
+        "snapshot save /etc/hostn",
+    ] {
+        script += &format!("COMP_WORDS=(kvorumctl {line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n");
+        script += "_kvorumctl; echo \"${COMPREPLY[@]}\"\n";
+    }
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "-s"]);
+    // Nothing to offer is what makes it offer files.
+    let expected = "timetolive\nfields json protobuf simple table\nDESCEND\nendpoint\n\n";
+    assert_eq!(in_shell(bash, &script), expected);
+}
+
+#[test]
+fn fish_completes_command_lines() {
+    let Some(fish) = tools::or_skip(tools::program("fish")) else { return };
+    let script = r#"kvorumctl completion fish | source
+        for line in 'lease time' 'get -w ' 'get --order=D' '--endpoints http://127.0.0.1:2379 endp' \
+            'snapshot save /etc/passw'
+            complete -C "kvorumctl $line" | string split -f 1 \t | sort | string join ' '
+        end"#;
+    let mut fish = Command::new(fish);
+    fish.arg("--no-config");
+    let output = in_shell(fish, script);
+    let lines: Vec<&str> = output.lines().collect();
+    let expected = ["timetolive", "fields json protobuf simple table", "--order=DESCEND", "endpoint"];
+    assert_eq!(lines[..4], expected, "{output}");
+    assert!(lines[4].starts_with("/etc/passwd"), "{output}");
+}
+
+#[test]
+fn zsh_completes_command_lines() {
+    let Some(zsh) = tools::or_skip(tools::program("zsh")) else { return };
+    // One that is interactive is typed into; what it then runs in place of the tool tells what the line became.
+    let script = r#"zmodload zsh/zpty
+        zpty inner zsh -f -i
+        zpty -w inner 'PS1=; autoload -Uz compinit; compinit -u -D; source <(kvorumctl completion zsh)'
+        zpty -w inner 'kvorumctl() { if [[ $1 == __complete ]]; then command kvorumctl "$@"; else print -r R"AN:$*;"; fi }'
+        for line in 'lease time' 'get -w j' 'get --order=D' '--endpoints http://127.0.0.1:2379 endp' \
+            'snapshot save /etc/passw'; do
+            zpty -w -n inner "kvorumctl $line"$'\t\r'
+            zpty -r inner shown '*RAN:*;*'
+            print -r -- "${${shown##*RAN:}%%$'\r'*}"
+        done"#;
+    let mut zsh = Command::new(zsh);
+    zsh.arg("-f");
+    let output = in_shell(zsh, script);
+    let lines: Vec<&str> = output.lines().collect();
+    let expected =
+        ["lease timetolive;", "get -w json;", "get --order=DESCEND;", "--endpoints http://127.0.0.1:2379 endpoint;"];
+    assert_eq!(lines[..4], expected, "{output}");
+    assert!(lines[4].starts_with("snapshot save /etc/passwd"), "{output}");
 }

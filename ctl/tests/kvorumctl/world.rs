@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use kvorum_interop::process::let_children_be_interrupted;
+use kvorum_server::config;
+use kvorum_server::start::{Running, start};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -13,7 +15,7 @@ use tempfile::TempDir;
 const LONG: Duration = Duration::from_secs(60);
 
 pub struct World {
-    member: kvorum_server::start::Running,
+    member: Running,
     folder: TempDir,
 }
 
@@ -31,13 +33,26 @@ impl World {
         Self { member: kvorum_server::embed::start(folder.path()).expect("a member"), folder }
     }
 
+    /// A member with flags of its own, which come after those for its folder and ports.
+    pub fn start_with(flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut arguments = vec![format!("--data-dir={}", folder.path().display())];
+        for flag in ["listen-client-urls", "advertise-client-urls", "listen-peer-urls"] {
+            arguments.push(format!("--{flag}=http://127.0.0.1:0"));
+        }
+        arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
+        let Ok(config::Command::Serve { config, .. }) = config::parse(&arguments, &[]) else { panic!("{arguments:?}") };
+        Self { member: start(&config).expect("a member"), folder }
+    }
+
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
 
     /// Where the member listens, without a scheme.
     pub fn address(&self) -> String {
-        self.member.client_url().trim_start_matches("http://").to_owned()
+        let url = self.member.client_url();
+        url.split_once("://").map_or(&*url, |(_, address)| address).to_owned()
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {

@@ -1,10 +1,10 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use kvorum_net::hpack::FIELD_OVERHEAD_BYTES;
 use proptest::prelude::*;
 
 use super::*;
-use crate::hpack::FIELD_OVERHEAD_BYTES;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const KIND_DATA: u8 = 0;

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use kvorum_net::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::tls::{IncomingTls, OutgoingTls, Stream, TlsOptions};
+use crate::tls::{IncomingTls, OutgoingTls, TlsOptions};
 use crate::urls::{Scheme, Url};
 
 /// A connection with another member.

@@ -5,6 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use kvorum_net::certificate::CertificateFields;
+use kvorum_net::stream::{ReadAhead, Stream};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -12,12 +14,10 @@ use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::HANDSHAKE_TIMEOUT;
-use super::certificate::CertificateFields;
 use super::files::{Cached, Reading};
 use super::names::check_address;
 use super::options::TlsOptions;
-use super::stream::{ReadAhead, Stream};
-use super::verify::{ClientVerifier, Revoked, Trusted};
+use super::verify::{ClientVerifier, Revoked, load_trusted};
 
 /// What ports do differently.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +85,7 @@ impl IncomingTls {
             .map_err(|error| error.to_string())?;
         let builder = if options.demands_certificates() {
             let trusted =
-                Trusted::load(reading, options.trusted_ca_file.as_deref()).map_err(|error| error.to_string())?;
+                load_trusted(reading, options.trusted_ca_file.as_deref()).map_err(|error| error.to_string())?;
             let verifier = ClientVerifier::new(trusted, options.allowed_names(), self.revoked.clone(), provider)?;
             builder.with_client_cert_verifier(Arc::new(verifier))
         } else {

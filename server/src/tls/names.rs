@@ -4,12 +4,11 @@
 use std::ffi::CStr;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
+use kvorum_net::certificate::CertificateFields;
+use kvorum_net::trust::is_for_host;
 use tokio::sync::{Semaphore, oneshot};
-use tokio_rustls::rustls::client::verify_server_name;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use super::certificate::CertificateFields;
 use crate::urls::quote;
 
 /// Names of which a certificate must have one.
@@ -30,12 +29,6 @@ impl AllowedNames {
             AllowedNames::Hostnames(names) => names.iter().any(|name| is_for_host(certificate, name)),
         }
     }
-}
-
-/// Whether a certificate is for a host, wildcards included. `host` is a name or an address.
-pub fn is_for_host(certificate: &CertificateDer<'_>, host: &str) -> bool {
-    let Ok(name) = ServerName::try_from(host) else { return false };
-    ParsedCertificate::try_from(certificate).is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
 }
 
 /// Lookups of names under way at once; further ones wait, within the time of their handshakes.

@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use kvorum_net::stream::{ReadAhead, Stream};
+use kvorum_net::trust::TakesAny;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::{ResolvesClientCert, Resumption};
@@ -14,8 +16,7 @@ use super::HANDSHAKE_TIMEOUT;
 use super::files::{Cached, Reading};
 use super::incoming::own_certificate;
 use super::options::TlsOptions;
-use super::stream::{ReadAhead, Stream};
-use super::verify::{ServerVerifier, TakesAny, Trusted};
+use super::verify::{AllowedServerVerifier, load_trusted};
 
 /// How other members with `https://` URLs are spoken to. There is one also where no certificate is named: it has none to
 /// show, and trusts the system's authorities.
@@ -49,8 +50,8 @@ impl OutgoingTls {
             builder.with_custom_certificate_verifier(Arc::new(TakesAny(provider)))
         } else {
             let trusted =
-                Trusted::load(reading, options.trusted_ca_file.as_deref()).map_err(|error| error.to_string())?;
-            let verifier = ServerVerifier::new(trusted, options.allowed_names(), provider)?;
+                load_trusted(reading, options.trusted_ca_file.as_deref()).map_err(|error| error.to_string())?;
+            let verifier = AllowedServerVerifier::new(trusted, options.allowed_names(), provider)?;
             builder.with_custom_certificate_verifier(Arc::new(verifier))
         };
         let mut config = if options.is_empty() {

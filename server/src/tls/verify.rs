@@ -1,66 +1,39 @@
-//! Who is believed. Chains are judged by webpki; on top of it come the rules of etcd that it does not know: allowed names,
-//! lists of revoked serial numbers, and certificates that are trusted by themselves.
+//! Who is believed: beyond what [`kvorum_net::trust`] judges come the rules of etcd's flags, allowed names and lists of
+//! revoked serial numbers.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use kvorum_net::certificate::{CertificateFields, Purpose, revoked_serials};
+use kvorum_net::trust::{ServerVerifier, Trusted};
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::pem::{PemObject, SectionKind};
 use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use tokio_rustls::rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, OtherError, SignatureScheme,
 };
 
-use super::certificate::{CertificateFields, Purpose, revoked_serials};
 use super::files::{Cached, FileError, Reading};
-use super::names::{AllowedNames, is_for_host};
+use super::names::AllowedNames;
 
-/// Authorities, and the certificates they were read from.
-pub struct Trusted {
-    roots: Arc<RootCertStore>,
-    certificates: Vec<CertificateDer<'static>>,
-}
-
-impl Trusted {
-    /// Those of a file, or of the system if there is none.
-    pub fn load(reading: &mut Reading, file: Option<&Path>) -> Result<Self, FileError> {
-        let mut roots = RootCertStore::empty();
-        let certificates = match file {
-            Some(path) => {
-                let certificates = reading.certificates(path)?;
-                for certificate in &certificates {
-                    let added = roots.add(certificate.clone());
-                    added.map_err(|error| FileError::new(path, format!("reading certificates: {error}")))?;
-                }
-                certificates
-            }
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                Vec::new()
-            }
-        };
-        if roots.is_empty() {
-            return Err(FileError::new(Path::new("the system's certificate authorities"), "there are none"));
+/// Whom the operator trusts: the authorities of a file, or of the system if there is none.
+pub fn load_trusted(reading: &mut Reading, file: Option<&Path>) -> Result<Trusted, FileError> {
+    let trusted = match file {
+        Some(path) => {
+            let unusable = |error| FileError::new(path, format!("reading certificates: {error}"));
+            Trusted::these(reading.certificates(path)?).map_err(unusable)?
         }
-        Ok(Self { roots: Arc::new(roots), certificates })
+        None => Trusted::system(),
+    };
+    if trusted.is_empty() {
+        return Err(FileError::new(Path::new("the system's certificate authorities"), "there are none"));
     }
-
-    /// A certificate that the operator trusts by itself is its own chain, as in Go. webpki knows only authorities: it
-    /// would refuse the certificates that `openssl req -x509` makes.
-    fn has(&self, certificate: &CertificateDer<'_>, now: UnixTime, purpose: Purpose) -> bool {
-        self.certificates.iter().any(|trusted| trusted == certificate)
-            && CertificateFields::parse(certificate).is_ok_and(|fields| {
-                let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-                fields.is_valid_at(now) && fields.may_be_used_for(purpose)
-            })
-    }
+    Ok(trusted)
 }
 
 /// The serial numbers in `--client-crl-file` or `--peer-crl-file`, read for every certificate that is shown.
@@ -121,7 +94,7 @@ impl ClientVerifier {
         revoked: Option<Arc<Revoked>>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, String> {
-        let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&trusted.roots), provider);
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(trusted.roots()), provider);
         let inner = builder.build().map_err(|error| error.to_string())?;
         Ok(Self { inner, trusted, allowed, revoked })
     }
@@ -182,27 +155,20 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 /// Judges those who are connected to. Names must be allowed here too, as in etcd.
-pub struct ServerVerifier {
-    inner: Arc<WebPkiServerVerifier>,
-    trusted: Trusted,
+#[derive(Debug)]
+pub struct AllowedServerVerifier {
+    inner: ServerVerifier,
     allowed: AllowedNames,
 }
 
-impl ServerVerifier {
+impl AllowedServerVerifier {
     pub fn new(trusted: Trusted, allowed: AllowedNames, provider: Arc<CryptoProvider>) -> Result<Self, String> {
-        let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&trusted.roots), provider);
-        let inner = builder.build().map_err(|error| error.to_string())?;
-        Ok(Self { inner, trusted, allowed })
+        let inner = ServerVerifier::new(trusted, provider).map_err(|error| error.to_string())?;
+        Ok(Self { inner, allowed })
     }
 }
 
-impl fmt::Debug for ServerVerifier {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("ServerVerifier").field("allowed", &self.allowed).finish_non_exhaustive()
-    }
-}
-
-impl ServerCertVerifier for ServerVerifier {
+impl ServerCertVerifier for AllowedServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -211,17 +177,11 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let is_trusted_itself =
-            || self.trusted.has(end_entity, now, Purpose::Server) && is_for_host(end_entity, &server_name.to_str());
-        if let Err(error) = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            && !is_trusted_itself()
-        {
-            return Err(error);
-        }
+        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
         if !self.allowed.admit(end_entity) {
             return Err(other("client certificate authentication failed".to_owned()));
         }
-        Ok(ServerCertVerified::assertion())
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -244,45 +204,6 @@ impl ServerCertVerifier for ServerVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
-    }
-}
-
-/// Believes every certificate, but still that the other side holds its key: for members that made theirs for themselves.
-#[derive(Debug)]
-pub struct TakesAny(pub Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TakesAny {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

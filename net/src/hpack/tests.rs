@@ -50,7 +50,7 @@ fn single_fields() {
         ("1008 7061 7373 776f 7264 0673 6563 7265 74", ("password", "secret"), false),
         ("82", (":method", "GET"), false),
     ] {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         assert_eq!(decode(&mut decoder, &bytes(block)), Ok(fields(&[field])));
         assert_eq!(decoder.table.len(), usize::from(kept));
     }
@@ -71,7 +71,7 @@ fn requests() {
             "8287 85bf 4088 25a8 49e9 5ba9 7d7f 8925 a849 e95b b8e8 b4bf",
         ],
     ] {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         let host = (":authority", "www.example.com");
         let first = [(":method", "GET"), (":scheme", "http"), (":path", "/"), host];
         assert_eq!(decode(&mut decoder, &bytes(blocks[0])), Ok(fields(&first)));
@@ -106,7 +106,7 @@ fn responses() {
              b335 dfdf cd5b 3960 d5af 2708 7f36 72c1 ab27 0fb5 291f 9587 3160 65c0 03ed 4ee5 b106 3d50 07",
         ],
     ] {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         decoder.resize(256).expect("smaller is allowed");
         let private = ("cache-control", "private");
         let location = ("location", "https://www.example.com");
@@ -142,13 +142,13 @@ fn broken_blocks() {
         "82 20",                   // a table's size after a field
         "7f c1 ff ff ff ff 0f 00", // an index beyond all
     ] {
-        assert_eq!(decode(&mut Decoder::new(), &bytes(block)), Err(Malformed), "{block}");
+        assert_eq!(decode(&mut Decoder::default(), &bytes(block)), Err(Malformed), "{block}");
     }
 }
 
 #[test]
 fn the_table_keeps_its_size() {
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::default();
     let kept = bytes("40 01 61 01 62");
     decode(&mut decoder, &kept).expect("valid");
     assert_eq!(table(&decoder), (fields(&[("a", "b")]), 34));
@@ -204,7 +204,7 @@ proptest! {
             encode_literal(name, value, &mut block);
         }
         let mut decoded = Vec::new();
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         decoder.decode(&block, |name, value| decoded.push((name.to_vec(), value.to_vec()))).expect("valid");
         prop_assert_eq!(decoded, list);
         prop_assert!(decoder.table.is_empty());
@@ -212,7 +212,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_taken_without_harm(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20)) {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         for block in &blocks {
             let decoded = decoder.decode(block, |_, _| {});
             let weight: usize = decoder.table.iter().map(|(name, value)| field_bytes(name, value)).sum();

@@ -1,4 +1,4 @@
-//! Reads what the server must know of a certificate and webpki does not tell: names, validity, uses, serial numbers; and
+//! Reads what must be known of a certificate and webpki does not tell: names, validity, uses, serial numbers; and
 //! the serial numbers of a list of revoked certificates. X.509 in DER (RFC 5280), read front to back.
 //!
 //! It verifies nothing. Input comes from the network: it must never panic, and it copies no more than it was given.

@@ -1,13 +1,14 @@
-//! Header compression (RFC 7541): a whole decoder, and the plainest encoder, for [`crate::authority`] alone.
+//! Header compression (RFC 7541): a whole decoder, and the plainest encoders.
 //!
 //! It stands here because `h2` keeps its decoder to itself and the crates that offer one are not kept up. It must never
 //! panic on what a peer sends, and never hold more than the table that the RFC allows.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use bytes::Bytes;
 
-/// Size of the dynamic table that HTTP/2 starts with (RFC 9113, 6.5.2). This server announces no other.
+/// Size of the dynamic table that HTTP/2 starts with (RFC 9113, 6.5.2). Nobody who decodes here announces another.
 const TABLE_BYTES_MAX: usize = 4096;
 
 /// What an entry counts beyond its name and value, in the table (RFC 7541, 4.1) and in a header list (RFC 9113, 6.5.2).
@@ -25,6 +26,14 @@ pub fn field_bytes(name: &[u8], value: &[u8]) -> usize {
     name.len() + value.len() + FIELD_OVERHEAD_BYTES
 }
 
+impl fmt::Display for Malformed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("malformed header block")
+    }
+}
+
+impl std::error::Error for Malformed {}
+
 /// The decoder of one direction of one connection.
 pub struct Decoder {
     /// Name and value, newest first. Names are counted references: many entries may share a long one.
@@ -33,12 +42,17 @@ pub struct Decoder {
     table_bytes_max: usize,
 }
 
-impl Decoder {
-    pub fn new() -> Self {
+impl Default for Decoder {
+    fn default() -> Self {
         Self { table: VecDeque::new(), table_bytes: 0, table_bytes_max: TABLE_BYTES_MAX }
     }
+}
 
+impl Decoder {
     /// Decodes a whole header block and hands each field, name and value, to `visit` in order.
+    ///
+    /// # Errors
+    /// When the block breaks the RFC. Fields before that were handed over.
     pub fn decode(&mut self, block: &[u8], mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), Malformed> {
         let mut rest = block;
         let mut fields_began = false;
@@ -46,7 +60,7 @@ impl Decoder {
             match first {
                 0x80.. => {
                     let (name, value) = self.look_up(number(&mut rest, 7)?)?;
-                    visit(&name, &value);
+                    visit(name, value);
                 }
                 0x40..0x80 => {
                     let (name, value) = self.literal(&mut rest, 6)?;
@@ -70,18 +84,28 @@ impl Decoder {
         Ok(())
     }
 
-    fn look_up(&self, index: usize) -> Result<(Bytes, Bytes), Malformed> {
+    fn look_up(&self, index: usize) -> Result<(&[u8], &[u8]), Malformed> {
         let index = index.checked_sub(1).ok_or(Malformed)?;
         if let Some((name, value)) = STATIC_TABLE.get(index) {
-            return Ok((Bytes::from_static(name.as_bytes()), Bytes::from_static(value.as_bytes())));
+            return Ok((name.as_bytes(), value.as_bytes()));
         }
-        self.table.get(index - STATIC_TABLE.len()).cloned().ok_or(Malformed)
+        let (name, value) = self.table.get(index - STATIC_TABLE.len()).ok_or(Malformed)?;
+        Ok((name, value))
+    }
+
+    /// The name of an entry, shared with the table.
+    fn look_up_name(&self, index: usize) -> Result<Bytes, Malformed> {
+        let index = index.checked_sub(1).ok_or(Malformed)?;
+        match STATIC_TABLE.get(index) {
+            Some((name, _)) => Ok(Bytes::from_static(name.as_bytes())),
+            None => self.table.get(index - STATIC_TABLE.len()).map(|(name, _)| name.clone()).ok_or(Malformed),
+        }
     }
 
     fn literal(&self, rest: &mut &[u8], prefix_bits: u32) -> Result<(Bytes, Bytes), Malformed> {
         let name = match number(rest, prefix_bits)? {
             0 => string(rest)?,
-            index => self.look_up(index)?.0,
+            index => self.look_up_name(index)?,
         };
         Ok((name, string(rest)?))
     }
@@ -112,7 +136,17 @@ impl Decoder {
 
 /// Appends a field that the receiver shall not remember, its strings as they are.
 pub fn encode_literal(name: &[u8], value: &[u8], block: &mut Vec<u8>) {
-    block.push(0);
+    encode(0, name, value, block);
+}
+
+/// Appends a field that the receiver shall remember (6.2.1), its strings as they are.
+pub fn encode_remembered(name: &[u8], value: &[u8], block: &mut Vec<u8>) {
+    encode(0x40, name, value, block);
+}
+
+/// A field of a kind, its name not from the table.
+fn encode(kind: u8, name: &[u8], value: &[u8], block: &mut Vec<u8>) {
+    block.push(kind);
     for string in [name, value] {
         encode_number(string.len(), block);
         block.extend_from_slice(string);
