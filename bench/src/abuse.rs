@@ -90,7 +90,7 @@ fn attempt(attack: &Attack, program: &Program, options: &Options) -> Result<Stri
     let (address, work) = (server.address(), attack.run);
     let assault = attacks::Assault { address, ended: Arc::clone(&ended), attempts: Arc::clone(&attempts) };
     let attacker = std::thread::spawn(move || work(&assault));
-    let loads = vec![paced::spawn(&server, &control, NAME), paced::spawn_reads(&server, &control, NAME)];
+    let loads = vec![paced::spawn(&server, &control, NAME, None), paced::spawn_reads(&server, &control, NAME, None)];
     let mut counted = 0;
     let measured = trial.record_while(&server, &control, loads, || {
         let from = attempts.load(Ordering::Relaxed);

@@ -108,6 +108,12 @@ impl fmt::Display for DirectoryError {
             Self::Database(error) => {
                 write!(formatter, "{error}; take the member's database from a snapshot, or join it to its cluster anew")
             }
+            Self::Log(error) if error.is_damage() => {
+                write!(
+                    formatter,
+                    "write-ahead log: {error}; restore a snapshot, or join the member to its cluster anew"
+                )
+            }
             Self::Log(error) => write!(formatter, "write-ahead log: {error}"),
             Self::Refused { path, reason } => write!(formatter, "{}: {reason}", path.display()),
         }

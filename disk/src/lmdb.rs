@@ -7,6 +7,7 @@
 //! Commits are synchronous, on the caller's thread. A read transaction sees the last commit; it must be short, since the
 //! file grows while an old one keeps freed pages from being used again. Nothing here knows what a key means.
 
+mod cut_off;
 mod exchange;
 mod generations;
 mod shrink;
@@ -26,6 +27,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::file::{RealFileSystem, available_bytes, create_durable_directories};
 use crate::{DiskError, FileSystem};
 
+pub use cut_off::{CutOff, cut_off};
 pub use exchange::{ExchangeError, Exported, import_bolt};
 pub use generations::{PreparedGeneration, RetiredGeneration};
 pub use shrink::{SHRINK_SPARE_BYTES, Shrink};

@@ -125,6 +125,24 @@ impl SnapDirectory {
         Ok(loaded)
     }
 
+    /// The same, without setting anything aside.
+    pub fn read_newest(
+        file_system: Arc<dyn FileSystem>,
+        directory: &Path,
+        known: &[WalSnapshot],
+    ) -> Result<Option<SnapshotFile>, DiskError> {
+        let this = Self { file_system, directory: directory.to_owned() };
+        for name in this.names()?.iter().rev() {
+            let path = directory.join(name);
+            let contents = this.read(&path).map_err(DiskError::at("read", &path))?;
+            let Ok(snapshot) = decode(&contents) else { continue };
+            if known.iter().any(|known| known.index == snapshot.index && known.term == snapshot.term) {
+                return Ok(Some(snapshot));
+            }
+        }
+        Ok(None)
+    }
+
     /// Removes the oldest files until `snapshots_max` are left; zero keeps all. Returns what was removed.
     pub fn purge(&self, snapshots_max: usize) -> Result<Vec<PathBuf>, DiskError> {
         let mut removed = Vec::new();

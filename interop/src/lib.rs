@@ -14,6 +14,7 @@
 //! | `KVORUM_CRASH_ROUNDS`, `KVORUM_CRASH_SEED` | how often the server is killed, and when | 50, 1 |
 //! | `KVORUM_TEST_ETCD` | path of an etcd 3.7 to cluster with | `etcd` of the path if it is 3.7, or built with Go |
 //! | `KVORUM_TEST_ETCD_36` | path of an etcd 3.6 to cluster with | its tests are skipped |
+//! | `KVORUM_TEST_ETCD_35` | path of an etcd 3.5 to take data over from | its tests are skipped |
 //! | `KVORUM_MIXED_SLOW` | 1: also what takes five minutes, checkpoints of leases | skipped |
 //! | `KVORUM_MIXED_OPERATIONS`, `KVORUM_MIXED_SEED` | operations on a cluster of several programs, and which | 1,500, 1 |
 //! | `KVORUM_FORGET_ROUNDS`, `KVORUM_FORGET_SEED` | how often the disk forgets, and when | 50, 1 |
@@ -26,8 +27,8 @@
 //! follows watch streams, [`pair`] sends one request to two servers, [`differ`] drives them in lockstep, [`history`]
 //! computes what a history must hash to, [`crash`] writes until the server is gone and checks what it finds after,
 //! [`disk`] makes what was not synced be gone as well, [`machine`] puts both together, [`cluster`] runs members of several
-//! programs together, [`load`] keeps them busy and checks each answer, [`faults`] does harm to whole clusters,
-//! [`transcript`] compares what two command line tools print.
+//! programs together, [`load`] keeps them busy and checks each answer, [`faults`] does harm to whole clusters, [`migration`]
+//! moves one from etcd to Kvorum and back, [`transcript`] compares what two command line tools print.
 
 pub mod call;
 pub mod certificates;
@@ -41,6 +42,7 @@ pub mod generate;
 pub mod history;
 pub mod load;
 pub mod machine;
+pub mod migration;
 pub mod pair;
 pub mod ports;
 pub mod process;

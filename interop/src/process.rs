@@ -88,7 +88,7 @@ impl Member {
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             environment: Vec::new(),
             folder: Some(folder),
-            client_url: free_url(),
+            client_url: free_client_url(arguments.iter().copied()),
             peer_url: free_peer_url(arguments.iter().copied()),
             place: None,
             child: None,
@@ -121,7 +121,7 @@ impl Member {
         self.binary = binary.to_path_buf();
     }
 
-    /// The URL for clients, as `http://127.0.0.1:port`.
+    /// The URL for clients, as `http://127.0.0.1:port`; with https if its flags give it a certificate for them.
     pub fn url(&self) -> &str {
         &self.client_url
     }
@@ -202,7 +202,7 @@ impl Member {
                     if !taken || attempt == START_ATTEMPTS || self.place.is_some() {
                         return Err(error);
                     }
-                    self.client_url = free_url();
+                    self.client_url = free_client_url(self.arguments.iter().map(String::as_str));
                     if self.child.is_none() {
                         self.peer_url = free_peer_url(self.arguments.iter().map(String::as_str));
                         fs::remove_dir_all(folder.join("data")).ok();
@@ -332,6 +332,12 @@ fn log_tail(folder: &Path) -> String {
     let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
     let lines: Vec<String> = log.lines().map(|line| line.chars().take(LOG_CHARACTERS_SHOWN).collect()).collect();
     lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+}
+
+/// With https where the flags give the member a certificate for clients.
+fn free_client_url<'a>(mut arguments: impl Iterator<Item = &'a str>) -> String {
+    let is_secure = arguments.any(|argument| argument.starts_with("--cert-file"));
+    if is_secure { free_url().replace("http://", "https://") } else { free_url() }
 }
 
 /// With https where the flags give the member a certificate for others.

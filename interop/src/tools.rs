@@ -17,6 +17,9 @@ pub const ETCD: &str = "KVORUM_TEST_ETCD";
 /// Path of an etcd 3.6 to cluster with; tests with it are skipped without.
 pub const PREVIOUS: &str = "KVORUM_TEST_ETCD_36";
 
+/// Path of an etcd 3.5 to take data over from; tests with it are skipped without.
+pub const ETCD_35: &str = "KVORUM_TEST_ETCD_35";
+
 /// Gives the tool, or prints why the test is skipped.
 ///
 /// # Panics
@@ -55,6 +58,12 @@ pub fn server_under_test() -> Result<PathBuf, String> {
 pub fn kvorumctl() -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| build_own("kvorum-ctl", "kvorumctl")).clone()
+}
+
+/// The workspace's `kvorumutl`, built in this profile when it is not fresh.
+pub fn kvorumutl() -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build_own("kvorum-ctl", "kvorumutl")).clone()
 }
 
 fn build_own(package: &str, program: &str) -> PathBuf {
@@ -97,6 +106,11 @@ pub fn installed_etcd() -> Result<PathBuf, String> {
 /// A member of etcd 3.6, which nobody builds here: the tests' Go programs need modules of 3.7.
 pub fn previous_etcd() -> Result<PathBuf, String> {
     named(PREVIOUS).ok_or_else(|| format!("{PREVIOUS} names no etcd 3.6"))
+}
+
+/// A member of etcd 3.5, whose data are taken over; nobody builds it here either.
+pub fn etcd_35() -> Result<PathBuf, String> {
+    named(ETCD_35).ok_or_else(|| format!("{ETCD_35} names no etcd 3.5"))
 }
 
 fn named(variable: &str) -> Option<PathBuf> {

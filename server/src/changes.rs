@@ -181,6 +181,18 @@ pub fn hand_over(core: &Arc<Core>) {
     }
 }
 
+/// Before a stop: whoever was promised an answer gets it, as long as it comes soon. Some of what was proposed is on its way over
+/// a new leader.
+pub fn await_answers(core: &Arc<Core>) {
+    let deadline = std::time::Instant::now() + ANSWERS_MAX;
+    while core.failure().is_none() && core.unanswered() > 0 && std::time::Instant::now() < deadline {
+        std::thread::sleep(HAND_OVER_CHECK);
+    }
+}
+
+/// A stop never waits longer than this for answers; without a quorum there are none.
+const ANSWERS_MAX: Duration = Duration::from_secs(1);
+
 /// A stop never waits longer than this for another member to take over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 

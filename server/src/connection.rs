@@ -187,16 +187,16 @@ async fn serve_http2(worker: Rc<Worker>, stream: Stream, config: Rc<ConnectionCo
     let Some(mut connection) = connection else { return };
     let held = Held::new(&worker.held_bytes, config.limits.held);
     let mut keepalive = Pinger::new(&mut connection, &config.keepalive);
-    let mut stop = worker.core.watch_stop();
-    let mut stopped = pin!(async move {
+    let mut leave = worker.core.watch_leaving();
+    let mut leaving = pin!(async move {
         // An error means that the core is gone, which is a stop too.
-        drop(stop.wait_for(|stopping| *stopping).await);
+        drop(leave.wait_for(|leaving| *leaving).await);
     });
     let mut stopping = false;
     // h2 takes the preface alone for a handshake, and would wait for the settings for ever.
     let mut settings_due = Some(Box::pin(tokio::time::sleep(config.limits.preface_time)));
     let end = poll_fn(|context| {
-        if !stopping && stopped.as_mut().poll(context).is_ready() {
+        if !stopping && leaving.as_mut().poll(context).is_ready() {
             stopping = true;
             connection.graceful_shutdown();
         }

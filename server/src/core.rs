@@ -138,6 +138,7 @@ pub struct Core {
     pub commit_gate: Mutex<()>,
     /// Tells async tasks of a stop.
     stopped: watch::Sender<bool>,
+    leaving: watch::Sender<bool>,
     /// The leader's id, 0 while there is none.
     leader_seen: watch::Sender<u64>,
     /// Whether clients are served, and who waits for it.
@@ -273,6 +274,7 @@ impl Core {
             failure: OnceLock::new(),
             commit_gate: Mutex::new(()),
             stopped: watch::Sender::new(false),
+            leaving: watch::Sender::new(false),
             leader_seen: watch::Sender::new(0),
             ready: Mutex::new(false),
             became_ready: Condvar::new(),
@@ -968,6 +970,22 @@ impl Core {
         self.leader_seen.subscribe()
     }
 
+    /// Becomes true when connections should take no further requests, some time before a stop that is asked for.
+    pub fn watch_leaving(&self) -> watch::Receiver<bool> {
+        self.leaving.subscribe()
+    }
+
+    /// Lets clients go elsewhere; what they have asked for is still answered.
+    pub fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// Proposals that have no answer yet.
+    pub fn unanswered(&self) -> usize {
+        let queued = self.queue.lock().proposals.len();
+        queued + self.state.lock().pending_proposals()
+    }
+
     /// Becomes true at a stop.
     pub fn watch_stop(&self) -> watch::Receiver<bool> {
         self.stopped.subscribe()
@@ -984,6 +1002,7 @@ impl Core {
         self.clock.set();
         self.backend_wanted.set();
         self.compaction_wanted.set();
+        self.leaving.send_replace(true);
         self.stopped.send_replace(true);
         drop(self.ready.lock());
         self.became_ready.notify_all();

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvorum_api::raftpb;
-use kvorum_disk::lmdb::{LmdbBackend, LmdbOptions};
+use kvorum_disk::lmdb::{CutOff, LmdbBackend, LmdbOptions, cut_off};
 use kvorum_disk::snap::SnapDirectory;
 use kvorum_disk::wal::{HardState as WalHardState, Recovered, Wal, WalEntry, WalMetadata, WalOptions, WalSnapshot};
-use kvorum_disk::{DiskError, FileSystem, RealFileSystem, Reopened, create_durable_directories};
+use kvorum_disk::{DiskError, FileSystem, RealFileSystem, ReopenError, Reopened, create_durable_directories};
 use kvorum_node::bootstrap::BootstrapMember;
 use kvorum_node::member::Member;
 use kvorum_node::{
     Consensus, ConsensusConfig, HardState, LeaseTimers, MemberConfig, RecoveredLog, RequestIds, Restart, Start,
 };
-use kvorum_store::{Backend, Restored, StoreConfig, Version};
+use kvorum_store::{Backend, BackendError, Restored, StoreConfig, Version};
 use tracing::info;
 
 use crate::background::SnapshotPolicy;
@@ -67,8 +67,7 @@ pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
     warn_of_permissions(&config.data_dir);
     take_over::settle(config)?;
     let lmdb_options = LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync };
-    let backend = LmdbBackend::open(&config.member_dir().join("backend"), lmdb_options)
-        .map_err(|error| StartError::new("opening the backend", error))?;
+    let backend = open_backend(&config.member_dir().join("backend"), lmdb_options)?;
     let backend = Arc::new(backend);
     shrinking::shrink_at_start(&backend, config.bootstrap_defrag_threshold_megabytes)
         .map_err(|error| StartError::new("shrinking the backend", error))?;
@@ -297,14 +296,39 @@ fn form(config: &Config, dialer: &Dialer, logged: Option<Logged>) -> Result<Form
     })
 }
 
+/// What to do about files that are not what they should be.
+const DAMAGED: &str = "The member cannot go on with this folder, of which nothing was changed: remove the member from its cluster \
+                       and add it anew with an empty folder; if it is the only one, restore a snapshot";
+
+fn open_backend(directory: &Path, options: LmdbOptions) -> Result<LmdbBackend, StartError> {
+    let failed = |error: BackendError| {
+        let text = error.to_string();
+        // What LMDB calls a file that is not its own, or not whole.
+        let is_damage = ["MDB_INVALID", "MDB_CORRUPTED", "MDB_VERSION_MISMATCH"].iter().any(|name| text.contains(name));
+        StartError::new("opening the backend", if is_damage { format!("{text}. {DAMAGED}") } else { text })
+    };
+    if let Some(CutOff { path, file_bytes, pages_bytes }) = cut_off(directory).map_err(failed)? {
+        // Most of the time nothing refers to those pages. If something does, the system ends the process when it is read.
+        info!(
+            path = %path.display(), file_bytes, pages_bytes,
+            "the database's file is shorter than its pages; if the member ends here with SIGBUS, the file was cut off: remove the \
+             member from its cluster and add it anew with an empty folder; if it is the only one, restore a snapshot"
+        );
+    }
+    LmdbBackend::open(directory, options).map_err(failed)
+}
+
 fn reopen_log(
     config: &Config,
     file_system: &Arc<dyn FileSystem>,
     directory: &Path,
     snap: &SnapDirectory,
 ) -> Result<Log, StartError> {
-    let reopened = kvorum_disk::reopen(file_system, directory, snap, wal_options(config))
-        .map_err(|error| StartError(error.to_string()))?;
+    let reopened =
+        kvorum_disk::reopen(file_system, directory, snap, wal_options(config)).map_err(|error| match &error {
+            ReopenError::Wal(cause) if cause.is_damage() => StartError(format!("{error}. {DAMAGED}")),
+            _ => StartError(error.to_string()),
+        })?;
     let Reopened { wal, recovered, snapshot, conf_state, broken, is_file_missing } = reopened;
     for (path, reason) in &broken {
         tracing::warn!(path = %path.display(), reason = %reason, "set a broken snapshot file aside");

@@ -28,15 +28,13 @@ pub fn prefer_short_slices() {
 #[cfg(not(target_os = "linux"))]
 pub fn prefer_short_slices() {}
 
-/// Lets every other thread come first, for work that may wait: the calling thread gets the lowest priority. Its slices are
-/// short too: a thread in the middle of one is not interrupted by those that wake up, however low its priority.
+/// Lets every other thread come first, for work that may wait: the calling thread gets the lowest priority.
 #[cfg(target_os = "linux")]
 pub fn prefer_others() {
     // On Linux this is of the calling thread alone.
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         tracing::debug!(error = %error, "a thread keeps its priority");
     }
-    prefer_short_slices();
 }
 
 #[cfg(not(target_os = "linux"))]

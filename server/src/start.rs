@@ -363,7 +363,9 @@ impl Running {
 
     /// Finishes what was taken, makes it durable and stops. Idempotent.
     pub fn stop(&mut self) {
+        self.core.leave();
         changes::hand_over(&self.core);
+        changes::await_answers(&self.core);
         self.core.stop();
         self.join();
     }

@@ -7,7 +7,7 @@ use kvorum_api::raftpb::EntryType;
 use kvorum_disk::Generation;
 use kvorum_disk::directory::{self, DirectoryError, Found, Places, TakeOver, TakeOverStep};
 use kvorum_disk::lmdb::LmdbOptions;
-
+use kvorum_node::member::conf_state_json;
 use kvorum_store::{Received, StoreConfig};
 
 use crate::config::Config;
@@ -48,6 +48,7 @@ pub fn settle(config: &Config) -> Result<(), StartError> {
                 places: &places,
                 options: LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync },
                 check_entry: &check_entry,
+                conf_state_json: &conf_state_json,
                 check_store: &|generation| check_store(config, generation),
                 progress: &mut progress,
             })

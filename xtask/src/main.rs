@@ -8,6 +8,7 @@ mod compare_clients;
 mod dependencies;
 mod faults;
 mod map;
+mod migrate;
 mod mixed;
 mod readme;
 mod simulate;
@@ -26,6 +27,8 @@ commands:
                    measure our client beside Go's clientv3 and the crate etcd-client, on etcd and on Kvorum
   faults [--minutes N] [--seed S] [--members 3|5] [--round-seconds N] [--rounds N]
                    harm clusters of real processes while clients work, and judge what these saw
+  migrate [--rounds N] [--calm-seconds N] [--in-place | --replace] [--etcd PATH] [--kvorum PATH]
+                   move live clusters from etcd to Kvorum and back under load, and print what it cost
   mixed [--etcd PATH] [--etcd36 PATH] [--kvorum PATH] [--operations N] [--slow]
                    run the tests of clusters with members of etcd and of Kvorum at length (10,000 operations)
   simulate [--seconds N] [--seed S] [--trace]
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         ["compare", rest @ ..] => compare::run(rest),
         ["compare-clients", rest @ ..] => compare_clients::run(rest),
         ["faults", rest @ ..] => faults::run(rest),
+        ["migrate", rest @ ..] => migrate::run(rest),
         ["mixed", rest @ ..] => mixed::run(rest),
         ["simulate", rest @ ..] => simulate::run(rest),
         _ => Err(USAGE.to_owned()),

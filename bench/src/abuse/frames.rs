@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::hpack;
+use kvorum_net::hpack;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -83,7 +83,7 @@ pub fn first_call(path: &str) -> Vec<u8> {
     let fields =
         [(":path", path), (":authority", "localhost"), ("content-type", "application/grpc"), ("te", "trailers")];
     for (name, value) in fields {
-        hpack::encode_remembered(name, value, &mut block);
+        hpack::encode_remembered(name.as_bytes(), value.as_bytes(), &mut block);
     }
     block
 }

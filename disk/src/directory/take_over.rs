@@ -7,8 +7,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kvorum_api::raftpb;
+use kvorum_store::backend::{Bucket, CommitBatch, Operation};
 use kvorum_store::keyspace::meta;
 
 use super::{DirectoryError, Places, lock};
@@ -17,7 +19,7 @@ use crate::file::RealFileSystem;
 use crate::incoming::database_path;
 use crate::lmdb::{LmdbBackend, LmdbOptions};
 use crate::wal;
-use crate::{DiskError, ExchangeError, FileSystem, Generation};
+use crate::{DiskError, ExchangeError, FileSystem, Generation, SnapDirectory};
 
 /// Bytes of the log that are looked at together.
 const TAIL_BYTES: usize = 16 << 20;
@@ -54,6 +56,8 @@ pub struct TakeOver<'a> {
     pub options: LmdbOptions,
     /// Whether an entry that is in the log and not in the database can be applied; else why not.
     pub check_entry: &'a dyn Fn(&raftpb::Entry) -> Result<(), String>,
+    /// A configuration as the backend keeps it.
+    pub conf_state_json: &'a dyn Fn(&raftpb::ConfState) -> Vec<u8>,
     /// Whether the store can be opened over what was made of the database; else why not.
     pub check_store: &'a dyn Fn(&Generation) -> Result<(), String>,
     pub progress: &'a mut dyn FnMut(TakeOverStep),
@@ -92,19 +96,29 @@ pub fn find(places: &Places) -> Result<Found, DirectoryError> {
 
 /// Takes the directory over. The caller keeps other members out of it.
 pub fn take_over(request: TakeOver<'_>) -> Result<(), DirectoryError> {
-    let TakeOver { places, options, check_entry, check_store, progress } = request;
+    let TakeOver { places, options, check_entry, conf_state_json, check_store, progress } = request;
     let database = places.database();
     // etcd holds it while it runs.
     let _lock = lock(&database, "etcd")?;
     let file = source(places)?;
     check_log(places, &file, check_entry)?;
+    let missing = missing_configuration(places, &file)?;
     progress(TakeOverStep::Begun { database: file.path().to_owned(), bytes: file.size_bytes() });
-    LmdbBackend::adopt(&places.backend(), &file, options, check_store, &mut |step| progress(step)).map_err(
-        |error| match error {
+    let complete = |generation: &Generation| {
+        if let Some(conf_state) = &missing {
+            let (key, value) = (meta::CONF_STATE.into(), conf_state_json(conf_state).into());
+            let operations = vec![Operation::Put { bucket: Bucket::Meta, key, value }];
+            let committed = generation.commit(&CommitBatch { sequence: 1, operations });
+            committed.map_err(|error| error.to_string())?;
+        }
+        check_store(generation)
+    };
+    LmdbBackend::adopt(&places.backend(), &file, options, &complete, &mut |step| progress(step)).map_err(|error| {
+        match error {
             ExchangeError::Unstorable(reason) => DirectoryError::refused(file.path(), reason),
             error => error.into(),
-        },
-    )?;
+        }
+    })?;
     progress(TakeOverStep::Switched);
     finish(places)?;
     progress(TakeOverStep::Removed);
@@ -187,10 +201,10 @@ fn check_log(
     }
 }
 
-/// etcd says which release's form its database has since 3.6; 3.5 is known by the configuration it stores.
+/// etcd says which release's form its database has since 3.6; 3.5 is known by the term that it stores with an index.
 fn check_version(file: &BoltFile) -> Result<(), DirectoryError> {
     let Some(version) = meta_value(file, meta::STORAGE_VERSION)? else {
-        if consistent_index(file)? == 0 || meta_value(file, meta::CONF_STATE)?.is_some() {
+        if consistent_index(file)? == 0 || meta_value(file, meta::TERM)?.is_some() {
             return Ok(());
         }
         let reason = "it was written by etcd 3.4 or older. Start etcd 3.5 on it first, stop that, and try again";
@@ -205,6 +219,38 @@ fn check_version(file: &BoltFile) -> Result<(), DirectoryError> {
          migrate --target-version 3.7`, or a downgrade of the cluster"
     );
     Err(DirectoryError::refused(file.path(), reason))
+}
+
+/// The configuration that the database lacks: etcd stores it there since 3.5, but only with the next change of members. So it is
+/// still that of the newest snapshot.
+fn missing_configuration(places: &Places, file: &BoltFile) -> Result<Option<raftpb::ConfState>, DirectoryError> {
+    let index = consistent_index(file)?;
+    if index == 0 || meta_value(file, meta::CONF_STATE)?.is_some() {
+        return Ok(None);
+    }
+    let known = wal::valid_snapshot_entries(&RealFileSystem, &places.wal)?;
+    let known: Vec<_> = known.into_iter().filter(|snapshot| snapshot.index <= index).collect();
+    let newest = SnapDirectory::read_newest(Arc::new(RealFileSystem), &places.snapshots(), &known)?;
+    let Some(newest) = newest else {
+        let reason = "it does not say who the members are, and no snapshot file does. Start etcd 3.5 or later on it until it \
+                      has saved a snapshot (--snapshot-count 1 and a few writes), stop it, and try again";
+        return Err(DirectoryError::refused(file.path(), reason));
+    };
+    let mut next = newest.index + 1;
+    while next <= index {
+        let entries = wal::read_entries(&RealFileSystem, &places.wal, next, index + 1, TAIL_BYTES)?;
+        let Some(last) = entries.last() else { break };
+        next = last.index() + 1;
+        if let Some(entry) = entries.iter().find(|entry| entry.r#type() != raftpb::EntryType::EntryNormal) {
+            let reason = format!(
+                "it does not say who the members are, and they changed behind the newest snapshot, in entry {}. Start etcd 3.5 \
+                 or later on it once, stop it, and try again",
+                entry.index()
+            );
+            return Err(DirectoryError::refused(file.path(), reason));
+        }
+    }
+    Ok(Some(newest.conf_state))
 }
 
 fn consistent_index(file: &BoltFile) -> Result<u64, DirectoryError> {

@@ -62,7 +62,14 @@ fn etcd_member(folder: &Path, applied: u64) -> (PathBuf, Places) {
 }
 
 fn request<'a>(places: &'a Places, progress: &'a mut dyn FnMut(TakeOverStep)) -> TakeOver<'a> {
-    TakeOver { places, options: LmdbOptions::default(), check_entry: &|_| Ok(()), check_store: &|_| Ok(()), progress }
+    TakeOver {
+        places,
+        options: LmdbOptions::default(),
+        check_entry: &|_| Ok(()),
+        conf_state_json: &|conf_state| format!("{{\"voters\":{:?}}}", conf_state.voters).into_bytes(),
+        check_store: &|_| Ok(()),
+        progress,
+    }
 }
 
 fn copy_tree(source: &Path, target: &Path) {
@@ -189,11 +196,19 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 
 /// Replaces a database by one with this storage version, or none, and at this entry.
 fn with_version(path: &Path, version: Option<&str>, index: u64) {
+    with_meta(path, version, index, false);
+}
+
+/// As etcd 3.5 leaves one of 3.4 whose members did not change since, if it `has_term`.
+fn with_meta(path: &Path, version: Option<&str>, index: u64, has_term: bool) {
     let mut writer = crate::bolt::BoltWriter::create(&RealFileSystem, path).unwrap();
     writer.begin_bucket(b"meta", 0).unwrap();
     writer.put(meta::CONSISTENT_INDEX, &index.to_be_bytes()).unwrap();
     if let Some(version) = version {
         writer.put(meta::STORAGE_VERSION, version.as_bytes()).unwrap();
+    }
+    if has_term {
+        writer.put(meta::TERM, &2_u64.to_be_bytes()).unwrap();
     }
     writer.end_bucket().unwrap();
     writer.finish(true).unwrap();
@@ -235,6 +250,36 @@ fn what_cannot_be_taken_over_is_named_and_left_alone() {
     });
     contains(running, &["snap/db", "stop the etcd"]);
     drop(held);
+}
+
+/// etcd 3.5 stores who the members are only once they change.
+#[test]
+fn members_that_the_database_does_not_tell_are_those_of_the_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, places) = etcd_member(folder.path(), 7);
+    let snap = SnapDirectory::open(Arc::new(RealFileSystem), &places.snapshots()).unwrap();
+    let voters = kvorum_api::raftpb::ConfState { voters: vec![7, 9], ..Default::default() };
+    snap.save(&SnapshotFile { index: 4, term: 2, conf_state: voters, ..SnapshotFile::default() }).unwrap();
+    with_meta(&places.database(), None, 7, true);
+    start(&places);
+    let backend = LmdbBackend::open(&places.backend(), LmdbOptions::default()).unwrap();
+    let mut stored = Vec::new();
+    backend
+        .read(&mut |transaction| {
+            transaction.fetch(Bucket::Meta, meta::CONF_STATE, &mut |value| stored = value.to_vec()).map(drop)
+        })
+        .unwrap();
+    assert_eq!(String::from_utf8(stored).unwrap(), "{\"voters\":[7, 9]}");
+
+    let unknown = refused(|places| {
+        with_meta(&places.database(), None, 7, true);
+        for entry in fs::read_dir(places.snapshots()).unwrap().map(Result::unwrap) {
+            if entry.file_name().to_string_lossy().ends_with(".snap") {
+                change(&entry.path(), |bytes| bytes[9] ^= 1);
+            }
+        }
+    });
+    assert!(unknown.contains("snap/db") && unknown.contains("saved a snapshot"), "{unknown}");
 }
 
 #[test]

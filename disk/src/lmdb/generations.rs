@@ -208,7 +208,7 @@ fn remove_mark(folder: &Path, name: &str) -> Result<(), BackendError> {
 }
 
 /// The live folder, if there is one. Changes nothing.
-fn newest(first: &Path) -> Result<Option<PathBuf>, BackendError> {
+pub(super) fn newest(first: &Path) -> Result<Option<PathBuf>, BackendError> {
     let numbers = siblings(first)?.into_iter().filter_map(|path| number_of(first, &path));
     Ok(numbers.max().map(|number| folder(first, number)))
 }

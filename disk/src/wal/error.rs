@@ -82,6 +82,13 @@ pub enum WalOpenError {
     },
 }
 
+impl WalOpenError {
+    /// Whether the files are not what they should be, so that trying again does not help.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::Disk(_) | Self::Exists { .. } | Self::Locked { .. })
+    }
+}
+
 impl From<DiskError> for WalOpenError {
     fn from(error: DiskError) -> Self {
         Self::Disk(error)

@@ -1,0 +1,172 @@
+//! Files that are damaged, cut off, of another kind or of another release: each is named, with what to do, and nothing that
+//! was there is touched.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kvorum_interop::disk::tree;
+use kvorum_interop::process::{Kind, Member};
+use kvorum_interop::tools;
+use support::{fill, kvorumutl, run, save, text};
+
+/// What is done to the bytes of a good file.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Empty,
+    Half,
+    Foreign,
+    /// One bit of the byte at this part of the length, in thousandths.
+    Flip(usize),
+}
+
+impl Harm {
+    fn apply(self, path: &Path) {
+        let mut bytes = fs::read(path).expect("the file is there");
+        match self {
+            Harm::Empty => bytes.clear(),
+            Harm::Half => bytes.truncate(bytes.len() / 2),
+            Harm::Foreign => bytes = b"something else altogether\n".repeat(2_000),
+            Harm::Flip(thousandths) => {
+                let place = bytes.len() * thousandths / 1_000;
+                bytes[place] ^= 0x10;
+            }
+        }
+        fs::write(path, bytes).expect("it can be written");
+    }
+}
+
+fn copy(source: &Path, target: &Path) {
+    let copied = run(Path::new("cp"), &["-r", text(source), text(target)]);
+    assert!(copied.status.success(), "{copied:?}");
+}
+
+/// The only file of a folder whose name ends so.
+fn only(folder: &Path, end: &str) -> PathBuf {
+    let mut found = fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.path());
+    found.find(|path| text(path).ends_with(end)).unwrap_or_else(|| panic!("no {end} in {}", folder.display()))
+}
+
+/// A stopped member's folder, and a snapshot of it.
+async fn good(server: &Path) -> (Member, PathBuf) {
+    let mut member = Member::start(Kind::Server, server, &["--snapshot-count=100000"]).expect("it starts");
+    fill(&member).await;
+    let file = member.folder().join("saved.db");
+    save(&member, &file).await;
+    member.stop();
+    (member, file)
+}
+
+/// The fatal line names the file and what to do.
+#[tokio::test]
+async fn a_start_on_damaged_files_names_them() {
+    let Some(server) = tools::or_skip(tools::server_under_test()) else { return };
+    let (member, _) = good(&server).await;
+    let source = member.folder().join("data");
+    let exported = member.folder().join("etcd");
+    support::succeed(kvorumutl(), &["export", "--data-dir", text(&source), "--to", text(&exported)]);
+    let backend = |data: &Path| data.join("member/backend/data.mdb");
+    let log = |data: &Path| only(&data.join("member/wal"), ".wal");
+    let database = |data: &Path| data.join("member/snap/db");
+    type Find<'a> = &'a dyn Fn(&Path) -> PathBuf;
+    let cases: &[(&Path, Find<'_>, Harm, &str, &str)] = &[
+        (&source, &backend, Harm::Foreign, "member/backend", "snapshot"),
+        (&source, &log, Harm::Flip(1), ".wal", "snapshot"),
+        (&source, &log, Harm::Foreign, ".wal", "snapshot"),
+        (&source, &log, Harm::Empty, "wal", "snapshot"),
+        (&exported, &database, Harm::Empty, "snap/db", "snapshot"),
+        (&exported, &database, Harm::Half, "snap/db", "snapshot"),
+        (&exported, &database, Harm::Foreign, "snap/db", "snapshot"),
+        (&exported, &log, Harm::Flip(1), ".wal", "snapshot"),
+        (&exported, &log, Harm::Empty, "wal", "snapshot"),
+    ];
+    let mut failures = Vec::new();
+    for (number, (folder, find, harm, file, advice)) in cases.iter().enumerate() {
+        let mut taker = Member::prepare(Kind::Server, &server, &[]).expect("a folder");
+        let data = taker.folder().join("data");
+        copy(folder, &data);
+        harm.apply(&find(&data));
+        let before = tree(&data).expect("it can be read");
+        let Err(error) = taker.restart() else {
+            failures.push(format!("{number} {file} {harm:?}: it started"));
+            continue;
+        };
+        let log = taker.log();
+        let said = log.lines().rev().find(|line| line.contains(r#""level":"fatal""#)).unwrap_or(&error);
+        if !said.contains(file) || !said.contains(advice) {
+            failures.push(format!("{number} {file} {harm:?}: {said}"));
+        }
+        if tree(&data).expect("it can be read") != before {
+            failures.push(format!("{number} {file} {harm:?}: files changed"));
+        }
+    }
+    // A map of a file that was cut off ends the process: the line before says why.
+    let mut taker = Member::prepare(Kind::Server, &server, &[]).expect("a folder");
+    let data = taker.folder().join("data");
+    copy(&source, &data);
+    Harm::Half.apply(&backend(&data));
+    if taker.restart().is_err() {
+        let log = taker.log();
+        let said = log.lines().find(|line| line.contains("shorter than its pages")).unwrap_or_default();
+        if !said.contains("member/backend/data.mdb") || !said.contains("restore a snapshot") {
+            failures.push(format!("a database that was cut off: {log}"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Tools that read one file.
+#[tokio::test]
+async fn tools_name_damaged_files() {
+    let Some(server) = tools::or_skip(tools::server_under_test()) else { return };
+    let (member, file) = good(&server).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bad = folder.path().join("bad.db");
+    let mut failures = Vec::new();
+    for harm in [Harm::Empty, Harm::Half, Harm::Foreign, Harm::Flip(500)] {
+        fs::copy(&file, &bad).expect("it can be copied");
+        harm.apply(&bad);
+        let before = tree(folder.path()).expect("it can be read");
+        let target = folder.path().join("target");
+        let cases: &[&[&str]] = &[
+            &["snapshot", "status", text(&bad)],
+            &["hashkv", text(&bad)],
+            &["snapshot", "restore", text(&bad), "--data-dir", text(&target)],
+            &["snapshot", "restore", text(&bad), "--data-dir", text(&target), "--skip-hash-check"],
+        ];
+        for arguments in cases {
+            let output = run(kvorumutl(), arguments);
+            let said = String::from_utf8_lossy(&output.stderr);
+            // A bit of a value is not seen without the checksum.
+            let is_unseen = matches!(harm, Harm::Flip(_)) && !arguments.contains(&"restore");
+            let is_unchecked = matches!(harm, Harm::Flip(_)) && arguments.contains(&"--skip-hash-check");
+            if output.status.success() && (is_unseen || is_unchecked) {
+                fs::remove_dir_all(&target).ok();
+                continue;
+            }
+            if output.status.code() != Some(1) || !said.contains("bad.db") {
+                failures.push(format!("{harm:?} {arguments:?}: {output:?}"));
+            }
+        }
+        if tree(folder.path()).expect("it can be read") != before {
+            failures.push(format!("{harm:?}: files changed"));
+        }
+    }
+    let data = member.folder().join("data");
+    let target = folder.path().join("target");
+    for (find, harm) in
+        [(data.join("member/backend/data.mdb"), Harm::Foreign), (only(&data.join("member/wal"), ".wal"), Harm::Flip(1))]
+    {
+        let good = fs::read(&find).expect("the file is there");
+        harm.apply(&find);
+        let output = run(kvorumutl(), &["export", "--data-dir", text(&data), "--to", text(&target)]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let name = if text(&find).ends_with(".wal") { ".wal" } else { "member/backend" };
+        if output.status.code() != Some(1) || !said.contains(name) || target.exists() {
+            failures.push(format!("export of {}: {output:?}", find.display()));
+        }
+        fs::write(&find, good).expect("it can be written");
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
