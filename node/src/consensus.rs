@@ -282,6 +282,10 @@ impl Consensus {
     /// The message is not one that a peer may send, and why; it is dropped, nothing changed.
     pub fn handle_message(&mut self, message: raftpb::Message) -> Result<(), String> {
         let kind = fences::check(&message, &self.raw)?;
+        // Of an honest peer these can only be late, and any message may get lost.
+        if self.comes_at_the_wrong_time(kind) {
+            return Ok(());
+        }
         if kind == MessageType::MsgReadIndex && self.is_confirmed_by_asking(message.from.unwrap_or(0)) {
             self.answer_read_index(message);
             return Ok(());
@@ -363,7 +367,7 @@ impl Consensus {
 
     /// One heartbeat interval has passed.
     pub fn tick(&mut self) {
-        if self.must_not_win_yet() {
+        if self.must_not_stand_yet() {
             return;
         }
         self.raw.tick();
@@ -373,16 +377,46 @@ impl Consensus {
     /// Starts an election now, as the only voter does after its start instead of waiting for the timeout.
     pub fn campaign(&mut self) {
         // A refused campaign is no error: the election timeout tries again.
-        if self.must_not_win_yet() || self.raw.campaign().is_err() {
+        if self.must_not_stand_yet() || self.raw.campaign().is_err() {
             return;
         }
         self.keep_our_election_timeout();
     }
 
-    /// The only voter leads as soon as it stands for election, and the raft crate stops if the log of a new leader is not on
-    /// disk. Others ask for votes first, and only once it is.
-    fn must_not_win_yet(&self) -> bool {
-        self.role() != Role::Leader && self.is_single_voter() && !fences::LogView::is_persisted(&self.raw)
+    /// The raft crate stops on these. A candidate that wins leads at once, and the log of a new leader must be on disk: it asks
+    /// for votes only when it is, but the only voter needs to ask nobody. A follower passes a transfer on as it came, with its
+    /// term.
+    fn comes_at_the_wrong_time(&self, kind: MessageType) -> bool {
+        match kind {
+            MessageType::MsgTimeoutNow | MessageType::MsgRequestPreVoteResponse => {
+                self.would_win_too_early() || self.is_restoring()
+            }
+            MessageType::MsgRequestVoteResponse => {
+                self.raw.raft.state == StateRole::Candidate && !self.is_log_persisted()
+            }
+            MessageType::MsgTransferLeader => self.role() != Role::Leader,
+            _ => false,
+        }
+    }
+
+    /// Nor may it stand for election by itself then, or while a snapshot is being written: it would look at the entries that
+    /// are not applied, whose place the snapshot has taken.
+    fn must_not_stand_yet(&self) -> bool {
+        self.role() != Role::Leader && (self.would_win_too_early() || self.is_restoring())
+    }
+
+    fn would_win_too_early(&self) -> bool {
+        self.raw.raft.prs().is_singleton() && !self.is_log_persisted()
+    }
+
+    fn is_log_persisted(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.persisted == log.last_index()
+    }
+
+    /// A snapshot is on its way to the disk.
+    fn is_restoring(&self) -> bool {
+        self.unpersisted.iter().any(|unpersisted| unpersisted.snapshot.is_some())
     }
 
     /// Whether this member is the cluster's only voter.
@@ -761,14 +795,6 @@ impl fences::LogView for RawNode<LogWindow> {
 
     fn is_leader(&self) -> bool {
         self.raft.state == StateRole::Leader
-    }
-
-    fn is_single_voter(&self) -> bool {
-        self.raft.prs().is_singleton()
-    }
-
-    fn is_persisted(&self) -> bool {
-        self.raft.raft_log.persisted == self.raft.raft_log.last_index()
     }
 
     /// raft says 0 for an entry that its log no longer holds.

@@ -16,10 +16,6 @@ pub(super) trait LogView {
     /// The term this member is in.
     fn current_term(&self) -> u64;
     fn is_leader(&self) -> bool;
-    /// Alone it wins an election the moment that it begins one.
-    fn is_single_voter(&self) -> bool;
-    /// Whether all of the log is on disk.
-    fn is_persisted(&self) -> bool;
     /// `None` where the log no longer reaches.
     fn term(&self, index: u64) -> Option<u64>;
 }
@@ -67,20 +63,7 @@ pub(super) fn check(message: &raftpb::Message, log: &impl LogView) -> Result<Mes
                 ));
             }
         }
-        // Raft stops if it is to lead with a log that is not on disk yet. It asks for votes only once it is.
-        MessageType::MsgRequestVoteResponse if !log.is_leader() && !log.is_persisted() => {
-            return Err("a vote that was not asked for".to_owned());
-        }
-        MessageType::MsgTimeoutNow | MessageType::MsgRequestPreVoteResponse
-            if log.is_single_voter() && !log.is_persisted() =>
-        {
-            return Err(format!("{kind:?} for the only voter, whose log is still being written"));
-        }
-        // Raft would pass it on as it came, and stops at its term.
-        MessageType::MsgTransferLeader if !log.is_leader() => {
-            return Err("a transfer of leadership for a member that does not lead".to_owned());
-        }
-        MessageType::MsgSnapshot => check_snapshot(message.snapshot.as_ref())?,
+        MessageType::MsgSnapshot => check_snapshot(message.snapshot.as_ref(), log)?,
         _ => {}
     }
     Ok(kind)
@@ -133,10 +116,15 @@ fn check_append(message: &raftpb::Message, log: &impl LogView) -> Result<(), Str
     Ok(())
 }
 
-fn check_snapshot(snapshot: Option<&raftpb::Snapshot>) -> Result<(), String> {
+fn check_snapshot(snapshot: Option<&raftpb::Snapshot>, log: &impl LogView) -> Result<(), String> {
     let metadata = snapshot.and_then(|snapshot| snapshot.metadata.as_ref()).ok_or("a snapshot without metadata")?;
-    if metadata.index.unwrap_or(0) == 0 || metadata.term.unwrap_or(0) == 0 {
+    let (index, term) = (metadata.index.unwrap_or(0), metadata.term.unwrap_or(0));
+    if index == 0 || term == 0 {
         return Err("a snapshot without a position".to_owned());
+    }
+    // Raft takes one of the last committed entry, if only its term is another.
+    if index <= log.committed() && log.term(index).is_some_and(|known| known != term) {
+        return Err(format!("a snapshot at entry {index} of term {term}, which is committed with another"));
     }
     let state = metadata.conf_state.as_ref().ok_or("a snapshot without a configuration")?;
     if !state.voters_outgoing.is_empty() || !state.learners_next.is_empty() || state.auto_leave() {

@@ -403,7 +403,6 @@ fn what_would_stop_the_raft_crate_is_refused() {
         raftpb::Message { term: None, ..message(Kind::MsgAppResp) },
         raftpb::Message { term: Some(u64::MAX), ..message(Kind::MsgTimeoutNow) },
         raftpb::Message { reject_hint: Some(u64::MAX), ..message(Kind::MsgAppResp) },
-        message(Kind::MsgTransferLeader),
         message(Kind::MsgSnap),
         raftpb::Message { snapshot: Some(leaving), ..message(Kind::MsgSnap) },
         raftpb::Message { r#type: Some(77), ..message(Kind::MsgApp) },
@@ -425,6 +424,8 @@ fn what_would_stop_the_raft_crate_is_refused() {
     assert!(cluster.member(1).handle_message(to_leader).is_err());
     // It may have been meant for a leader that lost its place and the end of its log; nobody looks at it here.
     assert!(cluster.member(2).handle_message(beyond).is_ok());
+    // So may this; the crate would pass it on with its term, and stop.
+    assert!(cluster.member(2).handle_message(message(Kind::MsgTransferLeader)).is_ok());
     cluster.propose(1, 1);
     assert_eq!(cluster.applied[0], cluster.applied[1]);
 }
@@ -448,12 +449,40 @@ fn the_only_voter_stands_for_election_when_its_log_is_on_disk() {
     (0..40).for_each(|_| consensus.tick());
     consensus.campaign();
     let now = raftpb::Message { r#type: Some(raftpb::MessageType::MsgTimeoutNow as i32), snapshot: None, ..snapshot };
-    assert!(consensus.handle_message(now).is_err());
+    consensus.handle_message(now).expect("it is passed over");
     assert_eq!(consensus.role(), Role::Follower);
     consensus.handle_persisted(persist.number);
     (0..40).for_each(|_| consensus.tick());
     settle(&mut consensus);
     assert_eq!(consensus.role(), Role::Leader);
+}
+
+/// etcd's rule too. The crate would look for entries whose place the snapshot has taken.
+#[test]
+fn nobody_stands_for_election_while_a_snapshot_is_written() {
+    let mut cluster = Cluster::new();
+    cluster.propose(1, 3);
+    let (last, term) = (cluster.member(2).last_index(), cluster.member(2).term());
+    let state = raftpb::ConfState { voters: vec![1, 2, 3], ..raftpb::ConfState::default() };
+    let metadata = raftpb::SnapshotMetadata { conf_state: Some(state), index: Some(last + 20), term: Some(term) };
+    let snapshot = raftpb::Message {
+        r#type: Some(raftpb::MessageType::MsgSnap as i32),
+        from: Some(1),
+        term: Some(term),
+        snapshot: Some(raftpb::Snapshot { data: None, metadata: Some(metadata) }),
+        ..raftpb::Message::default()
+    };
+    let member = cluster.member(2);
+    member.handle_message(snapshot.clone()).expect("a snapshot");
+    let persist = member.poll_persist().expect("it is to be persisted");
+    (0..40).for_each(|_| member.tick());
+    member.campaign();
+    let now = raftpb::Message { r#type: Some(raftpb::MessageType::MsgTimeoutNow as i32), snapshot: None, ..snapshot };
+    member.handle_message(now.clone()).expect("it is passed over");
+    assert_eq!(member.role(), Role::Follower);
+    member.handle_persisted(persist.number);
+    member.handle_message(now).expect("it may stand now");
+    assert_eq!(member.role(), Role::Candidate);
 }
 
 #[test]
