@@ -1,5 +1,9 @@
 //! A start on a directory that etcd wrote: told about in the log, and done by `disk`. Anything else is left alone.
 
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kvorum_api::raftpb;
@@ -24,7 +28,9 @@ pub fn settle(config: &Config) -> Result<(), StartError> {
         Found::Nothing => Ok(()),
         Found::TakenOver => {
             tracing::info!("a take-over of etcd's data was cut off behind its end; removing etcd's database");
-            directory::finish(&places).map_err(failed)
+            directory::finish(&places).map_err(failed)?;
+            make_all_private(&places);
+            Ok(())
         }
         Found::Etcd => {
             let began = Instant::now();
@@ -52,9 +58,34 @@ pub fn settle(config: &Config) -> Result<(), StartError> {
                 check_store: &|generation| check_store(config, generation),
                 progress: &mut progress,
             })
-            .map_err(failed)
+            .map_err(failed)?;
+            make_all_private(&places);
+            Ok(())
         }
     }
+}
+
+/// Takes from others what etcd lets them do with its files (it writes `.snap` files for all to read). Their folders are
+/// private, so that a failure is told and no more.
+fn make_all_private(places: &Places) {
+    for folder in [&places.member, &places.wal] {
+        if let Err(error) = make_private(folder) {
+            tracing::warn!(path = %folder.display(), error = %error, "files that etcd wrote stay readable for others");
+        }
+    }
+}
+
+fn make_private(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let (path, metadata) = (entry.path(), entry.metadata()?);
+        if metadata.is_dir() {
+            make_private(&path)?;
+        } else if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads the whole store as the start will.
