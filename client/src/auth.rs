@@ -3,8 +3,9 @@
 //! A client logs in by itself when its configuration has a user ([`crate::Config::user`]): this module administers.
 //! Passwords given here are sent, and neither kept nor logged.
 //!
-//! ```no_run
-//! # async fn example(client: kvorum_client::Client) -> Result<(), kvorum_client::Error> {
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc_test.rs"));
+//! # fn main() { doc_test(async |client: kvorum_client::Client| {
 //! use kvorum_client::Permission;
 //!
 //! let auth = client.auth();
@@ -17,8 +18,7 @@
 //! auth.add_user("app", "other secret").await?;
 //! auth.grant_role("app", "reader").await?;
 //! auth.enable().await?;
-//! # Ok(())
-//! # }
+//! # Ok(()) }); }
 //! ```
 
 use bytes::Bytes;
