@@ -274,13 +274,9 @@ fn framed(message: &impl prost::Message) -> Vec<u8> {
     bytes
 }
 
-/// Replies that nobody takes are kept up to a bound; then calls are refused, and others are served.
-#[test]
-fn replies_that_are_not_read_are_bounded() {
+/// Puts a value of 200,000 bytes on stream 1; returns the request that reads it.
+fn put_large(client: &mut Client) -> Vec<u8> {
     use kvorum_api::etcdserverpb::{PutRequest, RangeRequest};
-    let (_folder, member) = start_with(|config| config.connection_limits = LIMITS);
-    let mut client = Client::connect(&member);
-    client.acknowledge();
     let put = PutRequest { key: "large".into(), value: vec![7; 200_000].into(), ..Default::default() };
     client.send(HEADERS, END_HEADERS, 1, &kv_request("Put"));
     for piece in framed(&put).chunks(16_000) {
@@ -289,7 +285,16 @@ fn replies_that_are_not_read_are_bounded() {
     client.send(DATA, END_STREAM, 1, &[]);
     let (end, _) = client.end();
     assert_eq!(end.kind, HEADERS, "{:?}", end.payload);
-    let range = framed(&RangeRequest { key: "large".into(), ..Default::default() });
+    framed(&RangeRequest { key: "large".into(), ..Default::default() })
+}
+
+/// Replies that nobody takes are kept up to a bound; then calls are refused, and others are served.
+#[test]
+fn replies_that_are_not_read_are_bounded() {
+    let (_folder, member) = start_with(|config| config.connection_limits = LIMITS);
+    let mut client = Client::connect(&member);
+    client.acknowledge();
+    let range = put_large(&mut client);
     let ask = |client: &mut Client, stream: u32| {
         client.send(HEADERS, END_HEADERS, stream, &kv_request("Range"));
         client.send(DATA, END_STREAM, stream, &range);
@@ -351,19 +356,10 @@ fn messages_that_do_not_end_are_bounded() {
 /// A client that goes while replies wait for it takes nobody along. (In builds with assertions h2 panics for some of these.)
 #[test]
 fn who_leaves_with_replies_waiting_harms_nobody() {
-    use kvorum_api::etcdserverpb::{PutRequest, RangeRequest};
     let (_folder, member) = start_with(|_| {});
     let mut client = Client::connect(&member);
     client.acknowledge();
-    let put = PutRequest { key: "large".into(), value: vec![7; 200_000].into(), ..Default::default() };
-    client.send(HEADERS, END_HEADERS, 1, &kv_request("Put"));
-    for piece in framed(&put).chunks(16_000) {
-        client.send(DATA, 0, 1, piece);
-    }
-    client.send(DATA, END_STREAM, 1, &[]);
-    let (end, _) = client.end();
-    assert_eq!(end.kind, HEADERS, "{:?}", end.payload);
-    let range = framed(&RangeRequest { key: "large".into(), ..Default::default() });
+    let range = put_large(&mut client);
     for way in 0..6 {
         let mut leaving = Client::connect(&member);
         for call in 0..20 {
