@@ -212,6 +212,7 @@ impl Link {
             unframer: Unframer::new(self.message_bytes_max),
             ended: false,
             endpoint: Arc::clone(self.endpoint.name()),
+            deadline: head.deadline,
             _call: call,
         };
         Ok((send, receive))
@@ -295,6 +296,7 @@ struct Receiver {
     unframer: Unframer,
     ended: bool,
     endpoint: Arc<str>,
+    deadline: Option<Instant>,
     _call: Arc<CallCount>,
 }
 
@@ -349,6 +351,11 @@ impl ReceiveHalf for Receiver {
         let mut polled = ready!(self.poll_inner(context));
         if let Err(failure) = &mut polled {
             failure.endpoint.get_or_insert_with(|| Arc::clone(&self.endpoint));
+            // The server was told the deadline too, and may be the first to act on it: gRPC for Go resets the stream then.
+            if failure.code == Code::Canceled && self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                failure.code = Code::DeadlineExceeded;
+                "context deadline exceeded".clone_into(&mut failure.text);
+            }
         }
         self.ended = !matches!(polled, Ok(Some(_)));
         Poll::Ready(polled)
@@ -488,5 +495,45 @@ impl Keepalive {
             *life.pinged.lock() = None;
         }
         is_answered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server resets every stream as one whose caller's time is over.
+    async fn resetting() -> Link {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                respond.send_reset(Reason::CANCEL);
+            }
+        });
+        let endpoint = Endpoint::parse(&url, false).unwrap();
+        Link::open(&Arc::new(endpoint), &Config::new([url])).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_stream_reset_at_its_deadline_is_late() {
+        let link = resetting().await;
+        let call = async |deadline| {
+            let head = CallHead {
+                path: "/etcdserverpb.KV/Range",
+                token: None,
+                require_leader: false,
+                deadline,
+                endpoint: None,
+                may_move: false,
+            };
+            link.unary(&head, Bytes::new()).await.unwrap_err()
+        };
+        let now = Instant::now();
+        assert_eq!(call(Some(now)).await.code, Code::DeadlineExceeded);
+        assert_eq!(call(Some(now + Duration::from_secs(3600))).await.code, Code::Canceled);
+        assert_eq!(call(None).await.code, Code::Canceled);
     }
 }
