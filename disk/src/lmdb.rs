@@ -29,7 +29,7 @@ use crate::{DiskError, FileSystem};
 
 pub use cut_off::{CutOff, cut_off};
 pub use exchange::{ExchangeError, Exported, import_bolt};
-pub use generations::{PreparedGeneration, RetiredGeneration};
+pub use generations::{Freeing, PreparedGeneration, RemovedGeneration, RetiredGeneration};
 pub use shrink::{SHRINK_SPARE_BYTES, Shrink};
 
 use shrink::Mirror;
@@ -232,6 +232,12 @@ impl Generation {
         };
         generation.refresh_size();
         generation
+    }
+
+    /// Unmaps the file.
+    fn close(self) {
+        // There are no clones of it, so there is nothing to wait for.
+        self.environment.prepare_for_closing().wait();
     }
 
     /// Looks again how large it is.

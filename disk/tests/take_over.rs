@@ -94,7 +94,7 @@ fn what_a_leader_wrote_is_what_a_follower_has() {
         Ok(())
     });
     assert_eq!(restored.unwrap().leases.len(), 1);
-    retired.unwrap().remove().unwrap();
+    drop(retired.unwrap().remove().unwrap());
     for index in 901..=950 {
         leader.apply(index);
         follower.apply(index);

@@ -7,13 +7,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvorum_disk::LmdbBackend;
-use kvorum_disk::lmdb::Shrink;
+use kvorum_disk::lmdb::{Freeing, RetiredGeneration, Shrink};
 use kvorum_store::Backend;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::core::Core;
-use crate::limits::{SHRINK_PAUSE_MAX, SHRINK_PAUSE_MIN, SHRINK_SLICE_BYTES, SHRINK_SYNC_BYTES};
+use crate::limits::{
+    FREED_PATIENCE, FREED_PAUSE, FREED_SLICE_BYTES, SHRINK_PAUSE_MAX, SHRINK_PAUSE_MIN, SHRINK_SLICE_BYTES,
+    SHRINK_SYNC_BYTES,
+};
+use crate::scheduling;
 
 /// How it went; `None` while it goes on.
 type Outcome = Option<Result<(), String>>;
@@ -41,6 +45,7 @@ impl Shrinking {
         let (sender, outcome) = watch::channel(None);
         let shrinking = Arc::clone(core);
         let work = move || {
+            scheduling::prefer_others();
             let done = run(&shrinking);
             // Its end is told when nothing of it is held any more.
             drop(shrinking);
@@ -146,7 +151,7 @@ pub fn shrink_at_start(backend: &Arc<LmdbBackend>, threshold_megabytes: u64) -> 
         }
     };
     let retired = backend.switch(prepared).map_err(|error| error.to_string())?;
-    if let Err(error) = retired.remove() {
+    if let Err(error) = retired.remove().map(drop) {
         tracing::warn!(error = %error, "failed to remove the database before the shrink; the next start does");
     }
     tracing::info!(
@@ -182,10 +187,32 @@ fn switch(core: &Core, backend: &Arc<LmdbBackend>, shrink: Shrink) -> Result<(),
     core.note_backend_size(backend.size_bytes(), in_use);
     core.state().writer().set_backend_size(in_use);
     drop(no_commit);
-    if let Err(error) = retired.remove() {
-        tracing::warn!(error = %error, "failed to remove the database before the shrink; the next start does");
-    }
+    remove(retired, || core.is_stopping());
     Ok(())
+}
+
+/// Removes a database whose place another took, and gives its space back little by little.
+pub fn remove(retired: RetiredGeneration, is_stopping: impl Fn() -> bool) {
+    let mut removed = match retired.remove() {
+        Ok(removed) => removed,
+        Err(error) => {
+            tracing::warn!(error = %error, "failed to remove a database that was replaced; the next start does");
+            return;
+        }
+    };
+    let began = Instant::now();
+    while !is_stopping() {
+        match removed.free(FREED_SLICE_BYTES) {
+            // Whoever reads it for long gives its space back in one piece.
+            Ok(Freeing::Read) if began.elapsed() >= FREED_PATIENCE => return,
+            Ok(Freeing::Read | Freeing::More) => std::thread::sleep(FREED_PAUSE),
+            Ok(Freeing::Done) => return,
+            Err(error) => {
+                tracing::warn!(error = %error, "failed to cut a database that was removed");
+                return;
+            }
+        }
+    }
 }
 
 /// How long to pause between slices: as long as the slice took, and longer while syncs of the log take longer than before

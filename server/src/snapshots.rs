@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use crate::core::Core;
 use crate::ids::to_hex;
 use crate::peer::SnapshotSource;
+use crate::shrinking;
 
 /// How often the members may change while a database is written out before sending it is given up.
 const EXPORTS_MAX: usize = 5;
@@ -159,8 +160,8 @@ impl Snapshots {
         drop(no_commit);
         tracing::info!(snapshot_index = index, revision = core.reader.revision(), "applied snapshot");
         if let Some(retired) = retired {
-            // It takes a while when it is large; the next start does what is left of it.
-            let remove = move || drop(retired.remove());
+            // It takes a while when it is large, and needs nothing of the member.
+            let remove = move || shrinking::remove(retired, || false);
             drop(std::thread::Builder::new().name("retired-database".to_owned()).spawn(remove));
         }
         Ok(())

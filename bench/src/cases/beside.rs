@@ -39,8 +39,13 @@ pub fn fill(trial: &Trial, server: &Server, name: &'static str, revisions: u64) 
         requests::put_body(requests::key(name, key), values[(number % REVISIONS_PER_KEY) as usize].clone())
     };
     trial.fill(server, requests::each(PUT, revisions, body))?;
-    std::thread::sleep(SETTLING);
+    settle();
     Ok(())
+}
+
+/// Waits until what came before disturbs nothing any more.
+pub fn settle() {
+    std::thread::sleep(SETTLING);
 }
 
 /// The puts alone, for the time of the trial.

@@ -21,6 +21,7 @@ fn run(trial: &Trial) -> Result<Vec<Row>, String> {
     beside::fill(trial, &server, "defragment/", trial.keys)?;
     let revision = beside::revision(trial, &server)?;
     trial.call(&server, COMPACT, wire::frame(&CompactionRequest { revision, physical: true }))?;
+    beside::settle();
     let before = file_bytes(trial, &server)?;
     let quiet = beside::with_reads(trial, &server, None, |control| control.wait(trial.time))?;
     let written_before = process::written_bytes(server.pid())?;

@@ -97,7 +97,7 @@ fn shrink(backend: &Arc<LmdbBackend>) -> Result<(), BackendError> {
     while !shrink.step(SHRINK_SLICE_BYTES)? {}
     shrink.sync()?;
     let prepared = shrink.seal(backend.options())?;
-    backend.switch(prepared)?.remove()
+    backend.switch(prepared)?.remove().map(drop)
 }
 
 pub(super) fn export(parsed: &Parsed) -> Result<String, Failure> {

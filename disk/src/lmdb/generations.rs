@@ -23,7 +23,7 @@ use super::{DATA_FILE, Generation, LmdbBackend, LmdbOptions};
 use crate::bolt::BoltFile;
 use crate::directory::TakeOverStep;
 use crate::file::RealFileSystem;
-use crate::{DiskError, FileSystem, OpenMode};
+use crate::{DiskError, File, FileSystem, OpenMode};
 
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
@@ -80,12 +80,55 @@ impl RetiredGeneration {
         &self.generation
     }
 
-    /// Removes its folder; readers that are in it go on, and the space comes back when the last is done. This takes the
-    /// file system a while when it is large. If it is not done, the next start does it.
-    pub fn remove(self) -> Result<(), BackendError> {
+    /// Removes its folder; readers that are in it go on. The space comes back with [`RemovedGeneration::free`]. If the folder
+    /// is not removed, the next start does it.
+    pub fn remove(self) -> Result<RemovedGeneration, BackendError> {
         let directory = self.generation.directory();
+        let path = directory.join(DATA_FILE);
+        let data = RealFileSystem.open(&path, OpenMode::ReadWrite).map_err(|cause| failed("open", &path, cause))?;
         remove_if_present(directory)?;
-        sync_parent(directory, self.options)
+        sync_parent(directory, self.options)?;
+        Ok(RemovedGeneration { generation: Some(self.generation), data })
+    }
+}
+
+/// An environment without a name, of which only the space is left. Dropped, it gives that back at once, or when the last
+/// reader is done: where the file system discards what is freed, a sync of the log then waits for all of it (40 ms for
+/// 400 MB, as measured).
+pub struct RemovedGeneration {
+    /// None: nobody reads it any more.
+    generation: Option<Arc<Generation>>,
+    data: Box<dyn File>,
+}
+
+/// What became of a removed environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freeing {
+    /// Readers are still in it.
+    Read,
+    /// There is more to free.
+    More,
+    Done,
+}
+
+impl RemovedGeneration {
+    /// Gives up to `bytes` of its space back to the file system, once nobody reads it any more.
+    ///
+    /// # Errors
+    /// When the file cannot be cut: its space comes back with the drop.
+    pub fn free(&mut self, bytes: u64) -> io::Result<Freeing> {
+        if let Some(generation) = self.generation.take() {
+            match Arc::try_unwrap(generation) {
+                Ok(generation) => generation.close(),
+                Err(shared) => {
+                    self.generation = Some(shared);
+                    return Ok(Freeing::Read);
+                }
+            }
+        }
+        let left = self.data.length()?.saturating_sub(bytes);
+        self.data.set_length(left)?;
+        Ok(if left == 0 { Freeing::Done } else { Freeing::More })
     }
 }
 

@@ -133,7 +133,7 @@ fn what_is_written_out_comes_back_in() {
     let file = BoltFile::open(&RealFileSystem, &path).unwrap();
     let retired = backend.switch(backend.prepare(&file).unwrap()).unwrap();
     let old = retired.generation().clone();
-    retired.remove().unwrap();
+    drop(retired.remove().unwrap());
     assert_eq!(count(&backend, Bucket::Key), 2_998);
     assert_eq!(names(folder.path()), ["backend.1", "out.db"]);
     // A reader of the old one goes on, though its folder is gone.

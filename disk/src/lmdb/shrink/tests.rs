@@ -10,7 +10,7 @@ use kvorum_store::backend::{Backend, Bucket, CommitBatch, Operation};
 use kvorum_store::revision::Revision;
 
 use super::Shrink;
-use crate::lmdb::{LmdbBackend, LmdbOptions};
+use crate::lmdb::{Freeing, LmdbBackend, LmdbOptions};
 
 const SLICE_BYTES: usize = 20_000;
 
@@ -148,7 +148,7 @@ fn what_is_committed_meanwhile_is_in_the_copy() {
         let prepared = shrink.seal(LmdbOptions::default()).unwrap();
         let retired = backend.switch(prepared).unwrap();
         assert!(content(&backend) == before, "seed {seed}");
-        retired.remove().unwrap();
+        drop(retired.remove().unwrap());
         change(&backend);
         assert!(content_after_crash(folder.path()) == content(&backend), "seed {seed}");
     }
@@ -183,8 +183,11 @@ fn a_crash_at_any_step_leaves_the_old_or_the_new() {
     // The removal of the old one is cut off.
     fs::write(retired.generation().directory().join("data.mdb"), b"cut").unwrap();
     crash(number + 2);
-    retired.remove().unwrap();
+    let mut removed = retired.remove().unwrap();
     crash(number + 3);
+    while removed.free(64 << 10).unwrap() != Freeing::Done {
+        crash(number + 4);
+    }
     assert!(steps > 10, "{steps} steps");
 }
 
@@ -221,4 +224,27 @@ fn a_received_database_overtakes_a_shrink() {
     assert!(content(&backend) == expected);
     fs::remove_file(file).unwrap();
     assert!(content_after_crash(folder.path()) == expected);
+}
+
+#[test]
+fn space_that_is_read_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = open(folder.path());
+    fill(&backend);
+    let mut shrink = Shrink::begin(&backend).unwrap();
+    while !shrink.step(SLICE_BYTES).unwrap() {}
+    let prepared = shrink.seal(LmdbOptions::default()).unwrap();
+    let before = backend.generation();
+    let mut removed = backend.switch(prepared).unwrap().remove().unwrap();
+    assert_eq!(removed.free(u64::MAX).unwrap(), Freeing::Read);
+    let mut found = false;
+    let read = before.read(&mut |transaction| {
+        transaction.fetch(Bucket::Meta, b"consistent_index", &mut |_| found = true)?;
+        Ok(())
+    });
+    read.unwrap();
+    assert!(found);
+    drop(before);
+    assert_eq!(removed.free(4096).unwrap(), Freeing::More);
+    assert_eq!(removed.free(u64::MAX).unwrap(), Freeing::Done);
 }
