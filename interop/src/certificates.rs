@@ -91,8 +91,13 @@ impl Authority {
         Issued { certificate, key: key.serialize_pem(), serial }
     }
 
-    /// A list of these serial numbers, in DER and in PEM.
+    /// A list of these serial numbers that is in force, in DER and in PEM.
     pub fn revoke(&self, serials: &[u64]) -> (Vec<u8>, String) {
+        self.revoke_until(serials, 2999)
+    }
+
+    /// One that was to be followed by another at the beginning of this year.
+    pub fn revoke_until(&self, serials: &[u64], next_update_year: i32) -> (Vec<u8>, String) {
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2020, 1, 1),
@@ -101,7 +106,7 @@ impl Authority {
         });
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(2021, 1, 1),
+            next_update: date_time_ymd(next_update_year, 1, 1),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),

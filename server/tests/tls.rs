@@ -316,6 +316,44 @@ async fn ghsa_3wh4_j44w_pg92_crl_files() {
     }
 }
 
+/// Of a list only the serial numbers count, as in etcd 3.7.1, which was seen to do the same with each of these files: it
+/// looks at no date, at no issuer, at no signature and at nothing behind the list, and refuses everybody while the file is
+/// no list at all. It reads the file at each handshake, so a whole one counts at once.
+#[tokio::test]
+async fn crl_files_that_are_old_foreign_or_broken() {
+    let world = World::new();
+    let (good, bad) = (world.issue("good", &[]), world.issue("bad", &[]));
+    let revoked = [bad.serial];
+    let (list, _) = world.authority.revoke(&revoked);
+    let (expired, _) = world.authority.revoke_until(&revoked, 2021);
+    let (foreign, _) = Authority::new("another").revoke(&revoked);
+    let (mut forged, mut followed) = (list.clone(), list.clone());
+    *forged.last_mut().expect("it has a signature") ^= 1;
+    followed.extend(b"more");
+    let (torn, empty) = (list[..list.len() / 2].to_vec(), Vec::new());
+    let lists = [("expired", expired), ("foreign", foreign), ("forged", forged), ("followed by more", followed)];
+    let no_lists = [("torn", torn), ("empty", empty), ("another thing", good.certificate.clone().into_bytes())];
+    for (prefix, crl_flag) in [("", "client-crl-file"), ("peer-", "peer-crl-file")] {
+        let flags = format!("{} --{prefix}trusted-ca-file @/ca.crt --{crl_flag} @/list.crl", pair(prefix));
+        write(world.folder.path(), "list.crl", &list);
+        let member = world.start(&flags);
+        let callers = |good_refusal, bad_refusal| {
+            [("good", Caller::showing(&good), good_refusal), ("bad", Caller::showing(&bad), bad_refusal)]
+        };
+        let only_bad = callers(None, Some("CertificateRevoked"));
+        for (what, content) in &lists {
+            write(world.folder.path(), "list.crl", content);
+            check(&member, prefix, &format!("{flags}: {what}"), &only_bad).await;
+        }
+        for (what, content) in &no_lists {
+            write(world.folder.path(), "list.crl", content);
+            check(&member, prefix, &format!("{flags}: {what}"), &callers(Some("alert"), Some("alert"))).await;
+            write(world.folder.path(), "list.crl", &list);
+            check(&member, prefix, &format!("{flags}: after {what}"), &only_bad).await;
+        }
+    }
+}
+
 /// Sends a call without a message over HTTP/2; gives the HTTP status.
 async fn call(caller: &Caller, address: SocketAddr) -> Result<u16, String> {
     let caller = Caller { protocols: vec![b"h2".to_vec()], ..caller.clone() };
