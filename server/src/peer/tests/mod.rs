@@ -5,6 +5,7 @@ mod exchange;
 mod framing;
 mod kept;
 mod pages;
+mod redirects;
 mod refusals;
 mod snapshots;
 mod world;

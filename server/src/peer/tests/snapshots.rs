@@ -9,7 +9,7 @@ use crate::ids::to_hex;
 use crate::peer::SnapshotSource;
 use crate::peer::framing::encode_message;
 
-fn snapshot(from: u64, to: u64, index: u64) -> Message {
+pub fn snapshot(from: u64, to: u64, index: u64) -> Message {
     let metadata = SnapshotMetadata { conf_state: None, index: Some(index), term: Some(2) };
     Message {
         r#type: Some(MessageType::MsgSnap.into()),
