@@ -156,6 +156,8 @@ pub fn run_compactions(core: &Core, batch_limit: usize, pause: Duration) {
         if core.is_stopping() {
             return;
         }
+        #[cfg(test)]
+        core.planted.strike(crate::planted::Place::CompactionThread);
         let scheduled = core.compactions_scheduled();
         let began = Instant::now();
         let mut pauses = 0u32;

@@ -109,6 +109,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, port: Arc<Port>, confi
             Ok(Err(_)) | Err(_) => return,
         },
     };
+    #[cfg(test)]
+    worker.core.planted.strike(crate::planted::Place::Connection);
     match (&port.tls, preface) {
         (Some(tls), Preface::Tls) => serve_secured(worker, tls, stream, port.serves, config).await,
         (_, preface) => {

@@ -152,6 +152,8 @@ pub struct Core {
     pub compaction_wanted: Wanted,
     /// Tells physical compactions that steps were made durable.
     compaction_progress: Notify,
+    #[cfg(test)]
+    pub planted: crate::planted::Planted,
 }
 
 /// What waits for the raft thread.
@@ -283,6 +285,8 @@ impl Core {
             backend_committed: Notify::new(),
             compaction_wanted: Wanted::default(),
             compaction_progress: Notify::new(),
+            #[cfg(test)]
+            planted: crate::planted::Planted::default(),
         }
     }
 
@@ -520,6 +524,7 @@ impl Core {
     /// Runs raft until nothing is left to persist or apply. The caller holds the log. Every proposal is taken or answered:
     /// a member that failed takes none.
     fn drive(&self, log: &mut Wal, proposals: &mut Vec<Proposal<Waiter>>) -> Turn<Waiter> {
+        let _guard = self.guard();
         let mut turn = Turn::default();
         if let Err(failure) = self.drive_into(&mut turn, log, proposals) {
             self.fail(failure);
@@ -561,6 +566,8 @@ impl Core {
         turn: &mut Turn<Waiter>,
         act: impl FnOnce(&mut Member<Waiter>, u64, &mut Turn<Waiter>) -> Drives,
     ) -> Result<Vec<Persist>, String> {
+        // Also where the caller's own panic would end no more than a connection.
+        let _guard = self.guard();
         let mut state = self.state.lock();
         if self.failure.get().is_some() {
             return Ok(Vec::new());
@@ -786,6 +793,8 @@ impl Core {
     pub fn run_raft_thread(&self) {
         let mut next_tick = Instant::now() + self.config.heartbeat_interval;
         while !self.is_stopping() {
+            #[cfg(test)]
+            self.planted.strike(crate::planted::Place::RaftThread);
             self.clock.wait(next_tick.saturating_duration_since(Instant::now()));
             if Instant::now() < next_tick {
                 continue;
@@ -801,6 +810,8 @@ impl Core {
         let mut batch = Vec::new();
         while !self.is_stopping() {
             self.wait_for_proposals();
+            #[cfg(test)]
+            self.planted.strike(crate::planted::Place::LogThread);
             let mut log = self.log.lock();
             {
                 let mut queue = self.queue.lock();
@@ -941,7 +952,8 @@ impl Core {
     }
 
     /// Stops the member if the thread or task that keeps the guard panics: without it the others would wait for ever, or go
-    /// on from what it left half done. Tasks of single connections need none: their panic ends the connection.
+    /// on from what it left half done. Whoever is within raft, store or log keeps one. Tasks of single connections have none
+    /// beside: their panic ends the connection.
     pub fn guard(&self) -> PanicGuard<'_> {
         PanicGuard(self)
     }

@@ -44,6 +44,8 @@ mod pages;
 mod payload;
 pub mod peer;
 mod pings;
+#[cfg(test)]
+mod planted;
 mod ports;
 mod scheduling;
 mod services;

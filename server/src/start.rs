@@ -120,7 +120,6 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         core.schedule_compaction();
     }
     let last_commit = Arc::new(AtomicBool::new(false));
-    let backend_core = Arc::clone(&core);
     let backend = BackendThread {
         core: Arc::clone(&core),
         backend: opened.backend,
@@ -138,24 +137,17 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
         log: None,
         workers: Vec::new(),
         others: Vec::new(),
-        backend: Some(spawn("backend", move || {
-            let _guard = backend_core.guard();
-            backend.run();
-        })?),
+        backend: Some(spawn(&core, "backend", move |_| backend.run())?),
         last_commit,
         links: Arc::clone(&links),
     };
-    let raft_core = Arc::clone(&core);
-    running.raft = Some(spawn("raft", move || {
+    running.raft = Some(spawn(&core, "raft", |core| {
         scheduling::prefer_short_slices();
-        let _guard = raft_core.guard();
-        raft_core.run_raft_thread();
+        core.run_raft_thread();
     })?);
-    let log_core = Arc::clone(&core);
-    running.log = Some(spawn("log", move || {
+    running.log = Some(spawn(&core, "log", |core| {
         scheduling::prefer_short_slices();
-        let _guard = log_core.guard();
-        log_core.run_log_thread();
+        core.run_log_thread();
     })?);
     running.start_background(config)?;
     let open = running.start_workers(config, shares.clients, metrics)?;
@@ -174,9 +166,9 @@ pub fn begin(config: &Config) -> Result<Running, StartError> {
     };
     if is_alone {
         serving.begin();
-        running.others.push(spawn("housekeeping", move || housekeeping.run(None))?);
+        running.others.push(spawn(&core, "housekeeping", move |_| housekeeping.run(None))?);
     } else {
-        running.others.push(spawn("housekeeping", move || housekeeping.run(Some(serving)))?);
+        running.others.push(spawn(&core, "housekeeping", move |_| housekeeping.run(Some(serving)))?);
     }
     Ok(running)
 }
@@ -337,12 +329,12 @@ impl Running {
 
     fn start_background(&mut self, config: &Config) -> Result<(), StartError> {
         let (limit, pause) = (clamp(config.compaction_batch_limit).max(1), config.compaction_sleep_interval);
-        let core = Arc::clone(&self.core);
-        self.others.push(spawn("compaction", move || background::run_compactions(&core, limit, pause))?);
+        let compactions = move |core: &Core| background::run_compactions(core, limit, pause);
+        self.others.push(spawn(&self.core, "compaction", compactions)?);
         let mode = config.auto_compaction;
         if mode != AutoCompaction::Off {
-            let core = Arc::clone(&self.core);
-            self.others.push(spawn("auto-compaction", move || background::run_auto_compaction(&core, mode))?);
+            let compactions = move |core: &Core| background::run_auto_compaction(core, mode);
+            self.others.push(spawn(&self.core, "auto-compaction", compactions)?);
         }
         Ok(())
     }
@@ -399,10 +391,20 @@ impl Drop for Running {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+/// A thread without which the member does not go on.
+fn spawn(
+    core: &Arc<Core>,
+    name: &str,
+    body: impl FnOnce(&Core) + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    let core = Arc::clone(core);
+    let guarded = move || {
+        let _guard = core.guard();
+        body(&core);
+    };
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(body)
+        .spawn(guarded)
         .map_err(|error| StartError::new("starting a thread", error))
 }
 

@@ -93,6 +93,8 @@ impl Worker {
             let _guard = worker.core.guard();
             loop {
                 worker.wait_for_gathered().await;
+                #[cfg(test)]
+                worker.core.planted.strike(crate::planted::Place::Flusher);
                 worker.flush();
             }
         });
