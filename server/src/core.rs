@@ -28,8 +28,7 @@ use crate::auth::{Authenticator, Identity};
 use crate::database::Databases;
 use crate::ids::to_hex;
 use crate::limits::{
-    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, PROPOSAL_QUEUE_BYTES_MAX,
-    PROPOSAL_QUEUE_MAX,
+    BACKEND_BACKLOG_OPERATIONS_MAX, INLINE_PROPOSALS_MAX, INLINE_SYNC_MICROSECONDS_MAX, ProposalLimits,
 };
 use crate::mailbox::{Mail, Mailbox, SlotKey};
 use crate::metrics::{Metrics, PeerMetrics};
@@ -67,6 +66,7 @@ pub struct CoreConfig {
     pub strict_reconfig_check: bool,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
+    pub proposals: ProposalLimits,
     pub quota_bytes: Option<u64>,
     pub backend_batch_limit: usize,
     /// Name, stage and state of each feature gate.
@@ -342,8 +342,8 @@ impl Core {
         if self.is_stopping() {
             return Some(EtcdError::Stopped);
         }
-        let full = self.queue_length.load(Ordering::Relaxed) > PROPOSAL_QUEUE_MAX
-            || self.queue_bytes.load(Ordering::Relaxed) > PROPOSAL_QUEUE_BYTES_MAX
+        let full = self.queue_length.load(Ordering::Relaxed) > self.config.proposals.count
+            || self.queue_bytes.load(Ordering::Relaxed) > self.config.proposals.bytes
             || self.backlog_operations.load(Ordering::Relaxed) > BACKEND_BACKLOG_OPERATIONS_MAX;
         full.then_some(EtcdError::RequestTooManyRequests)
     }

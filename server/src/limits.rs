@@ -197,6 +197,20 @@ pub const PEER_DESCRIPTORS_DIVISOR: usize = 4;
 pub const ERROR_RESETS_MAX: usize = 1024;
 pub const PENDING_RESETS_MAX: usize = 20;
 
+/// Proposals that wait for the log thread; beyond one of them requests are refused with "too many requests". A program that
+/// embeds a member may set other numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProposalLimits {
+    pub count: usize,
+    pub bytes: usize,
+}
+
+impl Default for ProposalLimits {
+    fn default() -> Self {
+        Self { count: PROPOSAL_QUEUE_MAX, bytes: PROPOSAL_QUEUE_BYTES_MAX }
+    }
+}
+
 /// What strangers may do with connections before they are let go. A program that embeds a member may set other numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {

@@ -183,6 +183,7 @@ fn core_config(config: &Config, opened: &Opened) -> CoreConfig {
         strict_reconfig_check: config.strict_reconfig_check,
         max_request_bytes: clamp(config.max_request_bytes),
         max_txn_ops: clamp(config.max_txn_ops),
+        proposals: config.proposal_limits,
         quota_bytes: config.quota_backend_bytes,
         backend_batch_limit: clamp(config.backend_batch_limit).max(1),
         feature_gates: config.feature_gates.listed().collect(),

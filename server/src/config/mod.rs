@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use crate::limits::{ConnectionLimits, HeldLimits};
+pub use crate::limits::{ConnectionLimits, HeldLimits, ProposalLimits};
 pub use gates::FeatureGates;
 pub use help::{USAGE, flags_text, version_text};
 
@@ -142,6 +142,8 @@ pub struct Config {
     pub host_whitelist: Vec<String>,
     /// No flag changes them.
     pub connection_limits: ConnectionLimits,
+    /// No flag changes them.
+    pub proposal_limits: ProposalLimits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -525,6 +527,7 @@ impl Config {
             cors: values.texts("cors"),
             host_whitelist: values.texts("host-whitelist"),
             connection_limits: ConnectionLimits::default(),
+            proposal_limits: ProposalLimits::default(),
             name,
         };
         refuse_unsupported(values)?;

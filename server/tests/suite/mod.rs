@@ -9,6 +9,7 @@ mod corruption;
 mod files;
 mod leases;
 mod pages;
+mod proposals;
 mod raw;
 mod shrinking;
 mod snapshots;
