@@ -157,15 +157,25 @@ pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
 fn warn_of_permissions(folder: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let Ok(metadata) = std::fs::metadata(folder) else { return };
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode != 0o700 {
+    let mode = metadata.permissions().mode();
+    if mode & 0o777 != 0o700 {
         let error = format!(
-            "directory {} exist, but the permission is \"{mode:04o}\". The recommended permission is \"0700\" to prevent \
+            "directory {} exist, but the permission is \"{}\". The recommended permission is \"-rwx------\" to prevent \
              possible unprivileged access to the data",
-            quote(&folder.display().to_string())
+            quote(&folder.display().to_string()),
+            directory_mode(mode)
         );
         tracing::warn!(error, "check file permission");
     }
+}
+
+/// A directory's mode as Go writes it: `drwxr-xr-x`, with `u`, `g` and `t` for the bits above behind the `d`.
+fn directory_mode(mode: u32) -> String {
+    let special = [(0o4000, 'u'), (0o2000, 'g'), (0o1000, 't')];
+    let special = special.into_iter().filter(|(bit, _)| mode & bit != 0).map(|(_, letter)| letter);
+    let permissions = "rwxrwxrwx".chars().enumerate();
+    let permissions = permissions.map(|(place, letter)| if mode & (0o400 >> place) != 0 { letter } else { '-' });
+    std::iter::once('d').chain(special).chain(permissions).collect()
 }
 
 /// Milliseconds between checkpoints of a lease; `None` if the gate LeaseCheckpoint is closed.

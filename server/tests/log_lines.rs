@@ -73,6 +73,72 @@ async fn a_normal_life_has_no_warnings() {
     }
 }
 
+/// A folder that was there and that others may read is warned of, in etcd's words, and left as it is; what the member makes
+/// in it is for its own user alone, whatever mask it was started with. (etcd 3.7.1 lets others write its `cert.pem` then, and
+/// its log.)
+#[tokio::test]
+async fn cve_2020_15113_a_folder_that_others_may_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (data, log_file) = (folder.path().join("data"), folder.path().join("log"));
+    std::fs::create_dir(&data).expect("a folder");
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let mut server = Server(
+        Command::new("/bin/sh")
+            .args(["-c", "umask 0 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_kvorum"), "--data-dir"])
+            .arg(&data)
+            .args(["--listen-client-urls", "http://127.0.0.1:0", "--listen-peer-urls", "https://127.0.0.1:0"])
+            .args(["--initial-advertise-peer-urls", "https://127.0.0.1:2380", "--peer-auto-tls"])
+            .args(["--initial-cluster", "one=https://127.0.0.1:2380", "--name", "one", "--snapshot-count", "5"])
+            .args(["--advertise-client-urls", "http://127.0.0.1:2379", "--log-outputs"])
+            .arg(format!("stderr,{}", log_file.display()))
+            .env_clear()
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary was built for this test"),
+    );
+    let mut stderr = BufReader::new(server.0.stderr.take().expect("it is piped"));
+    let mut said = String::new();
+    let address = loop {
+        let from = said.len();
+        assert_ne!(stderr.read_line(&mut said).expect("text"), 0, "it ended: {said}");
+        if let Some(address) = line(&said[from..])["address"].as_str() {
+            break address.to_owned();
+        }
+    };
+    use_it(&format!("http://{address}")).await;
+    let pid = rustix::process::Pid::from_child(&server.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    stderr.read_to_string(&mut said).expect("text");
+    assert!(server.0.wait().expect("it ends").success(), "{said}");
+    let mut warnings: Vec<Value> = said.lines().map(line).filter(|line| line["level"] == "warn").collect();
+    warnings.retain(|line| line["msg"] != "automatically generate certificates");
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert_eq!(warnings[0]["msg"], "check file permission");
+    let error = format!(
+        "directory \"{}\" exist, but the permission is \"drwxr-xr-x\". The recommended permission is \"-rwx------\" to \
+         prevent possible unprivileged access to the data",
+        data.display()
+    );
+    assert_eq!(warnings[0]["error"], error);
+    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode(&data), mode(&log_file)), (0o755, 0o644));
+    let (mut folders, mut files) = (vec![data.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        assert!(folder == data || mode(&folder) == 0o700, "{}: {:o}", folder.display(), mode(&folder));
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    for file in &files {
+        assert_eq!(mode(file), 0o600, "{}", file.display());
+    }
+    for made in ["fixtures/peer/key.pem", ".wal", ".snap", ".mdb"] {
+        assert!(files.iter().any(|file| file.display().to_string().ends_with(made)), "{made}: {files:?}");
+    }
+}
+
 /// A bit of everything that clients do.
 async fn use_it(url: &str) {
     let mut kv = KvClient::connect(url.to_owned()).await.expect("it is there");

@@ -9,6 +9,7 @@ mod line;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -19,6 +20,10 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber, span};
 
 pub use line::{Value, escape_json_into, format_time};
+
+/// Of a file that is new: whoever ships logs may read it, and whatever the process's mask, nobody else may write. zap
+/// leaves that to the mask.
+const FILE_MODE: u32 = 0o644;
 
 /// zap's levels, lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,7 +151,8 @@ impl Logger {
                 LogOutput::Stderr => Sink::Stderr,
                 LogOutput::Stdout => Sink::Stdout,
                 LogOutput::File(path) => {
-                    let opened: io::Result<File> = OpenOptions::new().append(true).create(true).open(path);
+                    let opened: io::Result<File> =
+                        OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path);
                     let file = opened.map_err(|error| {
                         let path = path.display().to_string();
                         format!("open sink {}: open {path}: {}", crate::urls::quote(&path), go_text(&error))

@@ -30,9 +30,9 @@ pub fn self_signed(folder: &Path, urls: &[Url], years: u64, options: &TlsOptions
     let (certificate_file, key_file) = (folder.join("cert.pem"), folder.join("key.pem"));
     if !(certificate_file.exists() && key_file.exists()) {
         let (certificate, key) = make(urls, years)?;
-        write(&certificate_file, 0o644, &certificate).map_err(|error| failed(&certificate_file, &error))?;
+        write(&certificate_file, &certificate).map_err(|error| failed(&certificate_file, &error))?;
         tracing::info!(path = %certificate_file.display(), "created cert file");
-        write(&key_file, 0o600, &key).map_err(|error| failed(&key_file, &error))?;
+        write(&key_file, &key).map_err(|error| failed(&key_file, &error))?;
         tracing::info!(path = %key_file.display(), "created key file");
     }
     Ok(TlsOptions {
@@ -46,8 +46,8 @@ pub fn self_signed(folder: &Path, urls: &[Url], years: u64, options: &TlsOptions
     })
 }
 
-fn write(path: &Path, mode: u32, text: &str) -> io::Result<()> {
-    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
