@@ -4,18 +4,21 @@
 
 mod attacks;
 mod frames;
+mod handshakes;
+mod logins;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::cases::auth;
 use crate::control::Control;
 use crate::process;
-use crate::server::Program;
+use crate::server::{Program, Server};
 use crate::trial::{Measured, Trial};
 use crate::{paced, requests};
-use attacks::{ATTACKS, Attack};
+use attacks::{ATTACKS, Attack, Needs};
 
 const SECONDS_DEFAULT: f64 = 5.0;
 /// Keys of the well-behaved client.
@@ -81,16 +84,31 @@ fn attempt(attack: &Attack, program: &Program, options: &Options) -> Result<Stri
         time: Duration::from_secs_f64(options.seconds),
         keys: 0,
     };
-    let server = trial.start()?;
+    let (server, secured) = match attack.needs {
+        Needs::Tls => {
+            let (server, address, connector) = Server::start_with_tls_beside(program, &options.folder)?;
+            (server, Some((address, connector)))
+        }
+        Needs::Nothing | Needs::Users => (trial.start()?, None),
+    };
     trial.fill(&server, requests::fill(NAME, paced::KEYS, requests::VALUE_BYTES))?;
+    let token = match attack.needs {
+        Needs::Users => {
+            auth::prepare(&server, logins::USER, &[NAME])?;
+            auth::enable(&server)?;
+            Some(auth::log_in(&server, logins::USER)?)
+        }
+        Needs::Nothing | Needs::Tls => None,
+    };
     let before = Use::of(server.pid())?;
     let control = Arc::new(Control::default());
     let (ended, attempts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut most = before;
     let (address, work) = (server.address(), attack.run);
-    let assault = attacks::Assault { address, ended: Arc::clone(&ended), attempts: Arc::clone(&attempts) };
+    let assault = attacks::Assault { address, secured, ended: Arc::clone(&ended), attempts: Arc::clone(&attempts) };
     let attacker = std::thread::spawn(move || work(&assault));
-    let loads = vec![paced::spawn(&server, &control, NAME, None), paced::spawn_reads(&server, &control, NAME, None)];
+    let token = token.as_deref();
+    let loads = vec![paced::spawn(&server, &control, NAME, token), paced::spawn_reads(&server, &control, NAME, token)];
     let mut counted = 0;
     let measured = trial.record_while(&server, &control, loads, || {
         let from = attempts.load(Ordering::Relaxed);

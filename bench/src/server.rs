@@ -95,6 +95,8 @@ pub struct Server {
     placement: Placement,
     /// Clients speak TLS if there are files for it.
     tls: Option<Files>,
+    /// Where they do, if elsewhere they do not.
+    secured: Option<SocketAddr>,
     /// Further flags.
     flags: Vec<String>,
     folder: TempDir,
@@ -126,6 +128,20 @@ impl Server {
         Ok((server, connector))
     }
 
+    /// As [`Self::start`], with a further port for clients that has TLS; its address, and what connects to it.
+    pub fn start_with_tls_beside(
+        program: &Program,
+        parent: &Path,
+    ) -> Result<(Server, SocketAddr, TlsConnector), String> {
+        let placement = Placement::of_cluster(1)?.remove(0);
+        let mut server = Server::place(program, parent, placement)?;
+        let files = Files::make(server.folder.path())?;
+        let (connector, secured) = (files.connector()?, free_addresses(1)?.remove(0));
+        (server.tls, server.secured) = (Some(files), Some(secured));
+        server.resume()?;
+        Ok((server, secured, connector))
+    }
+
     /// As [`Self::start`], with JSON Web Tokens signed by a key of its own (P-256).
     pub fn start_with_signed_tokens(program: &Program, parent: &Path) -> Result<Server, String> {
         let placement = Placement::of_cluster(1)?.remove(0);
@@ -144,7 +160,8 @@ impl Server {
             .prefix("kvorum-bench-")
             .tempdir_in(parent)
             .map_err(|error| format!("temporary folder in {}: {error}", parent.display()))?;
-        Ok(Server { program: program.clone(), child: None, placement, tls: None, flags: Vec::new(), folder })
+        let (program, flags) = (program.clone(), Vec::new());
+        Ok(Server { program, child: None, placement, tls: None, secured: None, flags, folder })
     }
 
     /// Starts the stopped server on the data it left; returns the time until it said that it is ready.
@@ -211,8 +228,11 @@ impl Server {
             command.args(["floor", "--listen", &placement.client.to_string()]);
             return command;
         }
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let client = format!("{scheme}://{}", placement.client);
+        let client = match (&self.tls, self.secured) {
+            (None, _) => format!("http://{}", placement.client),
+            (Some(_), None) => format!("https://{}", placement.client),
+            (Some(_), Some(secured)) => format!("http://{},https://{secured}", placement.client),
+        };
         let peer = format!("http://{}", placement.peer);
         command
             .arg("--data-dir")

@@ -13,17 +13,18 @@ use kvorum_api::etcdserverpb::watch_request::RequestUnion;
 use kvorum_api::etcdserverpb::{
     PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCancelRequest, WatchCreateRequest, WatchRequest,
 };
+use tokio_rustls::TlsConnector;
 
-use super::NAME;
 use super::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, LATER_CALL, PING, RST_STREAM, SETTINGS, Wire, first_call,
     frame,
 };
+use super::{NAME, handshakes, logins};
 use crate::requests::{self, PUT, RANGE, TXN, WATCH};
 use crate::wire;
 
 /// Between two rounds of an attack: the cores are to be left to the server and its client.
-const PAUSE: Duration = Duration::from_millis(2);
+pub const PAUSE: Duration = Duration::from_millis(2);
 /// Connections that one attacker holds.
 const CONNECTIONS_MAX: usize = 2_000;
 /// Connections with calls whose replies are not read, and the calls of each.
@@ -37,43 +38,64 @@ const FRAME_BYTES: usize = 16_384;
 pub struct Attack {
     /// As given to `--only`.
     pub name: &'static str,
+    pub needs: Needs,
     pub run: fn(&Assault),
 }
 
+/// What the server has for it besides keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    Nothing,
+    /// Authentication; the well-behaved client has a token.
+    Users,
+    /// A further port with TLS, which the well-behaved client does not use.
+    Tls,
+}
+
 /// What an attacker is told.
+#[derive(Clone)]
 pub struct Assault {
     pub address: SocketAddr,
+    /// The port with TLS, if the attack needs one.
+    pub secured: Option<(SocketAddr, TlsConnector)>,
     pub ended: Arc<AtomicBool>,
     pub attempts: Arc<AtomicU64>,
 }
 
 pub const ATTACKS: &[Attack] = &[
-    Attack { name: "none", run: |_| {} },
-    Attack { name: "idle", run: idle },
-    Attack { name: "silent", run: silent },
-    Attack { name: "rapid-reset", run: rapid_reset },
-    Attack { name: "continuation", run: continuation },
-    Attack { name: "pings", run: pings },
-    Attack { name: "settings-unread", run: settings_unread },
-    Attack { name: "ranges-unread", run: ranges_unread },
-    Attack { name: "watches-unread", run: watches_unread },
-    Attack { name: "watch-create", run: watch_create },
-    Attack { name: "watch-cancel", run: watch_cancel },
-    Attack { name: "oversized", run: oversized },
-    Attack { name: "unfinished", run: unfinished },
-    Attack { name: "nested", run: nested },
+    plain("none", |_| {}),
+    plain("idle", idle),
+    plain("silent", silent),
+    plain("rapid-reset", rapid_reset),
+    plain("continuation", continuation),
+    plain("pings", pings),
+    plain("settings-unread", settings_unread),
+    plain("ranges-unread", ranges_unread),
+    plain("watches-unread", watches_unread),
+    plain("watch-create", watch_create),
+    plain("watch-cancel", watch_cancel),
+    plain("oversized", oversized),
+    plain("unfinished", unfinished),
+    plain("nested", nested),
+    Attack { name: "logins", needs: Needs::Users, run: logins::flood },
+    Attack { name: "handshakes-dropped", needs: Needs::Tls, run: handshakes::dropped },
+    Attack { name: "handshakes", needs: Needs::Tls, run: handshakes::whole },
 ];
+
+const fn plain(name: &'static str, run: fn(&Assault)) -> Attack {
+    Attack { name, needs: Needs::Nothing, run }
+}
 
 pub fn named(name: &str) -> Result<&'static Attack, String> {
     ATTACKS.iter().find(|attack| attack.name == name).ok_or_else(|| format!("no attack is named {name}"))
 }
 
 impl Assault {
-    fn goes_on(&self) -> bool {
+    pub fn goes_on(&self) -> bool {
         !self.ended.load(Ordering::Relaxed)
     }
 
-    fn count(&self, attempts: u64) {
+    pub fn count(&self, attempts: u64) {
         self.attempts.fetch_add(attempts, Ordering::Relaxed);
     }
 

@@ -1,6 +1,6 @@
 //! The cases, one file each, in the order of the report. A case knows nothing of which server it measures.
 
-mod auth;
+pub mod auth;
 mod auth_cost;
 mod beside;
 mod catch_up;
