@@ -130,7 +130,11 @@ async fn etcd_3_5_11_questions_follow_no_redirect() {
 async fn a_redirect_without_end_costs_the_deadline() {
     let elsewhere = Elsewhere::new();
     let (url, _) = redirecting(307, &elsewhere, "\r\nno length, no end").await;
-    assert_eq!(members_of(&dialer(), &url, Duration::from_millis(50)).await, Err(Unanswered::Timeout));
+    let dialer = dialer();
+    let asked = tokio::time::timeout(DEADLINE, members_of(&dialer, &url, Duration::from_millis(50)));
+    // Of the whole question's time and the one for the next piece either may be seen to be over first.
+    let unanswered = asked.await.expect("it ends").expect_err("a body without end");
+    assert!(matches!(unanswered, Unanswered::Timeout | Unanswered::Unreachable(_)), "{unanswered:?}");
     elsewhere.assert_unvisited();
 }
 
