@@ -16,6 +16,8 @@ use support::{fill, kvorumutl, run, save, text};
 enum Harm {
     Empty,
     Half,
+    /// So many bytes stay.
+    Cut(usize),
     Foreign,
     /// One bit of the byte at this part of the length, in thousandths.
     Flip(usize),
@@ -27,6 +29,7 @@ impl Harm {
         match self {
             Harm::Empty => bytes.clear(),
             Harm::Half => bytes.truncate(bytes.len() / 2),
+            Harm::Cut(length) => bytes.truncate(length),
             Harm::Foreign => bytes = b"something else altogether\n".repeat(2_000),
             Harm::Flip(thousandths) => {
                 let place = bytes.len() * thousandths / 1_000;
@@ -72,6 +75,10 @@ async fn a_start_on_damaged_files_names_them() {
     type Find<'a> = &'a dyn Fn(&Path) -> PathBuf;
     let cases: &[(&Path, Find<'_>, Harm, &str, &str)] = &[
         (&source, &backend, Harm::Foreign, "member/backend", "snapshot"),
+        (&source, &backend, Harm::Empty, "member/backend/data.mdb was cut off", "snapshot"),
+        (&source, &backend, Harm::Half, "member/backend/data.mdb was cut off", "snapshot"),
+        (&source, &backend, Harm::Cut(100), "member/backend/data.mdb was cut off", "snapshot"),
+        (&source, &backend, Harm::Cut(5_000), "member/backend/data.mdb was cut off", "snapshot"),
         (&source, &log, Harm::Flip(1), ".wal", "snapshot"),
         (&source, &log, Harm::Foreign, ".wal", "snapshot"),
         (&source, &log, Harm::Empty, "wal", "snapshot"),
@@ -99,18 +106,6 @@ async fn a_start_on_damaged_files_names_them() {
         }
         if tree(&data).expect("it can be read") != before {
             failures.push(format!("{number} {file} {harm:?}: files changed"));
-        }
-    }
-    // A map of a file that was cut off ends the process: the line before says why.
-    let mut taker = Member::prepare(Kind::Server, &server, &[]).expect("a folder");
-    let data = taker.folder().join("data");
-    copy(&source, &data);
-    Harm::Half.apply(&backend(&data));
-    if taker.restart().is_err() {
-        let log = taker.log();
-        let said = log.lines().find(|line| line.contains("shorter than its pages")).unwrap_or_default();
-        if !said.contains("member/backend/data.mdb") || !said.contains("restore a snapshot") {
-            failures.push(format!("a database that was cut off: {log}"));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -155,18 +150,33 @@ async fn tools_name_damaged_files() {
     }
     let data = member.folder().join("data");
     let target = folder.path().join("target");
-    for (find, harm) in
-        [(data.join("member/backend/data.mdb"), Harm::Foreign), (only(&data.join("member/wal"), ".wal"), Harm::Flip(1))]
-    {
-        let good = fs::read(&find).expect("the file is there");
-        harm.apply(&find);
-        let output = run(kvorumutl(), &["export", "--data-dir", text(&data), "--to", text(&target)]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        let name = if text(&find).ends_with(".wal") { ".wal" } else { "member/backend" };
-        if output.status.code() != Some(1) || !said.contains(name) || target.exists() {
-            failures.push(format!("export of {}: {output:?}", find.display()));
+    let backend = data.join("member/backend/data.mdb");
+    let log = only(&data.join("member/wal"), ".wal");
+    let export: &[&str] = &["export", "--data-dir", text(&data), "--to", text(&target)];
+    let defrag: &[&str] = &["defrag", "--data-dir", text(&data)];
+    let migrate: &[&str] = &["migrate", "--data-dir", text(&data), "--target-version", "3.6"];
+    let of_backend: &[&[&str]] = &[export, defrag, migrate];
+    let cases: &[(&Path, Harm, &[&[&str]], &str)] = &[
+        (&backend, Harm::Foreign, of_backend, "member/backend"),
+        (&backend, Harm::Empty, of_backend, "restore a snapshot"),
+        (&backend, Harm::Half, of_backend, "member/backend/data.mdb was cut off"),
+        (&log, Harm::Flip(1), &[export], ".wal"),
+    ];
+    for (path, harm, commands, expected) in cases {
+        let good = fs::read(path).expect("the file is there");
+        harm.apply(path);
+        let before = tree(&data).expect("it can be read");
+        for arguments in *commands {
+            let output = run(kvorumutl(), arguments);
+            let said = String::from_utf8_lossy(&output.stderr);
+            if output.status.code() != Some(1) || !said.contains(expected) || target.exists() {
+                failures.push(format!("{} {harm:?} {arguments:?}: {output:?}", path.display()));
+            }
         }
-        fs::write(&find, good).expect("it can be written");
+        if tree(&data).expect("it can be read") != before {
+            failures.push(format!("{} {harm:?}: files changed", path.display()));
+        }
+        fs::write(path, good).expect("it can be written");
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

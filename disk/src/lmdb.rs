@@ -75,8 +75,11 @@ pub struct LmdbBackend {
 
 impl LmdbBackend {
     /// Opens the newest environment of `directory` (see [`generations`]), creating the first if there is none, and removes
-    /// what an interrupted change of generations left.
+    /// what an interrupted change of generations left. A file that was cut off is refused: see [`cut_off`].
     pub fn open(directory: &Path, options: LmdbOptions) -> Result<Self, BackendError> {
+        if let Some(cut_off) = cut_off(directory)? {
+            return Err(BackendError(cut_off.to_string()));
+        }
         let newest = generations::settle(directory)?;
         let current = RwLock::new(Arc::new(Generation::open(&newest, options)?));
         let next_number = AtomicU64::new(generations::number_of(directory, &newest).unwrap_or_default() + 1);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvorum_api::raftpb;
-use kvorum_disk::lmdb::{CutOff, LmdbBackend, LmdbOptions, cut_off};
+use kvorum_disk::lmdb::{LmdbBackend, LmdbOptions};
 use kvorum_disk::snap::SnapDirectory;
 use kvorum_disk::wal::{HardState as WalHardState, Recovered, Wal, WalEntry, WalMetadata, WalOptions, WalSnapshot};
 use kvorum_disk::{DiskError, FileSystem, RealFileSystem, ReopenError, Reopened, create_durable_directories};
@@ -307,14 +307,6 @@ fn open_backend(directory: &Path, options: LmdbOptions) -> Result<LmdbBackend, S
         let is_damage = ["MDB_INVALID", "MDB_CORRUPTED", "MDB_VERSION_MISMATCH"].iter().any(|name| text.contains(name));
         StartError::new("opening the backend", if is_damage { format!("{text}. {DAMAGED}") } else { text })
     };
-    if let Some(CutOff { path, file_bytes, pages_bytes }) = cut_off(directory).map_err(failed)? {
-        // Most of the time nothing refers to those pages. If something does, the system ends the process when it is read.
-        info!(
-            path = %path.display(), file_bytes, pages_bytes,
-            "the database's file is shorter than its pages; if the member ends here with SIGBUS, the file was cut off: remove the \
-             member from its cluster and add it anew with an empty folder; if it is the only one, restore a snapshot"
-        );
-    }
     LmdbBackend::open(directory, options).map_err(failed)
 }
 
