@@ -257,6 +257,11 @@ impl Generation {
         self.moved_to.get().unwrap_or(&self.directory)
     }
 
+    /// The file it is in, for messages.
+    pub fn path(&self) -> PathBuf {
+        self.directory().join(DATA_FILE)
+    }
+
     /// See [`Backend::read`].
     pub fn read(
         &self,
