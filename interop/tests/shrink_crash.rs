@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 const VICTIM: usize = 2;
 
 /// Most of which are deleted again: the rest is what a shrink copies.
-const VALUES: usize = 80;
+const VALUES: usize = 40;
 const VALUE_BYTES: usize = 100_000;
 
 const WRITERS: u64 = 4;
@@ -121,7 +121,11 @@ async fn a_member_is_killed_while_it_shrinks() {
         end.store(true, Ordering::Release);
         let counts: Vec<u64> = join_all(writers).await.into_iter().map(|count| count.expect("no panic")).collect();
         disk.crash(Forgetting::Everything, &mut Random::new(round as u64)).expect("what was not synced is taken back");
-        println!("{name}: {} acknowledged, {} unfinished environments", counts.iter().sum::<u64>(), unfinished(&cluster));
+        println!(
+            "{name}: {} acknowledged, {} unfinished environments",
+            counts.iter().sum::<u64>(),
+            unfinished(&cluster)
+        );
         let victim = &mut cluster.nodes[VICTIM].process;
         victim.set_environment(Vec::new());
         victim.restart().expect("it starts again");
@@ -130,7 +134,8 @@ async fn a_member_is_killed_while_it_shrinks() {
         for (writer, count) in counts.iter().enumerate() {
             let prefix = format!("small/{round}/{writer}/");
             let range_end = format!("small/{round}/{writer}0").into();
-            let request = pb::RangeRequest { key: prefix.clone().into(), range_end, keys_only: true, ..Default::default() };
+            let request =
+                pb::RangeRequest { key: prefix.clone().into(), range_end, keys_only: true, ..Default::default() };
             let found = until(async || cluster.nodes[VICTIM].kv().range(request.clone()).await).await.expect("a read");
             let found: std::collections::BTreeSet<_> = found.into_inner().kvs.into_iter().map(|kv| kv.key).collect();
             for number in 0..*count {
