@@ -669,6 +669,11 @@ impl Consensus {
         }
     }
 
+    /// This member's id.
+    pub fn id(&self) -> u64 {
+        self.raw.raft.id
+    }
+
     /// The leader's member id, 0 while there is none.
     pub fn leader(&self) -> u64 {
         self.raw.raft.leader_id

@@ -13,6 +13,7 @@ pub mod lease_timers;
 pub mod limits;
 mod log_window;
 pub mod member;
+mod passed_on;
 mod reads;
 pub mod request_ids;
 pub mod restart;

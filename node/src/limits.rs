@@ -31,5 +31,12 @@ pub const LOG_FETCHES_WAITING_MAX: usize = 64;
 /// Bytes of entries read from the write-ahead log at a time for a slow peer.
 pub const LOG_FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Messages with what other members pass on that are kept while leadership changes hands; more are dropped, as etcd drops
+/// all of them.
+pub const PASSED_ON_HELD_MAX: usize = 1_000;
+
+/// Bytes of entries in these messages; what is beyond them is dropped too.
+pub const PASSED_ON_HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Requests held back while there is no leader; more are refused with "too many requests".
 pub const PROPOSALS_HELD_MAX: usize = 5_000;

@@ -22,6 +22,7 @@ use serde::Deserialize;
 use crate::consensus::{Consensus, HardState, LogEntry, Persist, ReadIndex, Role, decode_conf_change};
 use crate::lease_timers::{LeaseTimers, Renewal};
 use crate::limits::{COMMIT_APPLY_GAP_MAX, PROPOSALS_HELD_MAX};
+use crate::passed_on::PassedOn;
 use crate::reads::Reads;
 use crate::request_ids::RequestIds;
 
@@ -132,6 +133,10 @@ pub struct Member<W> {
     pending: HashMap<u64, W, BuildHasherDefault<IdHasher>>,
     /// Requests that wait for a leader, with the time when they are given up.
     held: VecDeque<(u64, Proposal<W>)>,
+    /// What other members passed on to this one while it could not take it either.
+    passed_on: PassedOn,
+    /// Its own removal is in its log: what it would propose now is decided when it cannot learn of it any more.
+    is_leaving: bool,
     reads: Reads<W>,
     persists: Vec<Persist>,
     leader: u64,
@@ -154,6 +159,8 @@ impl<W> Member<W> {
             ids,
             pending: HashMap::default(),
             held: VecDeque::new(),
+            passed_on: PassedOn::default(),
+            is_leaving: false,
             reads: Reads::default(),
             persists: Vec::new(),
             leader: 0,
@@ -197,7 +204,7 @@ impl<W> Member<W> {
     }
 
     fn can_propose(&self) -> bool {
-        self.consensus.leader() != 0 && self.consensus.transferee() == 0
+        self.consensus.leader() != 0 && self.consensus.transferee() == 0 && !self.is_leaving
     }
 
     /// Proposes a change of the configuration. Its `id` finds the waiter; the outcome says whether the members, as they
@@ -214,8 +221,15 @@ impl<W> Member<W> {
     /// Takes a message from a peer.
     pub fn handle_message(&mut self, message: raftpb::Message, turn: &mut Turn<W>) {
         let from = message.from.unwrap_or(0);
-        if let Err(reason) = self.consensus.handle_message(message) {
-            turn.refused.push(format!("from member {from:x}: {reason}"));
+        let kind = message.r#type();
+        if kind == raftpb::MessageType::MsgProp && !self.can_propose() {
+            return self.passed_on.hold(message);
+        }
+        let removes_us = kind == raftpb::MessageType::MsgApp
+            && message.entries.iter().any(|entry| removes(entry, self.consensus.id()));
+        match self.consensus.handle_message(message) {
+            Ok(()) => self.is_leaving |= removes_us,
+            Err(reason) => turn.refused.push(format!("from member {from:x}: {reason}")),
         }
     }
 
@@ -269,6 +283,11 @@ impl<W> Member<W> {
                 let held: Vec<Proposal<W>> = self.held.drain(..).map(|(_, proposal)| proposal).collect();
                 self.propose_now(held.into_iter(), turn);
             }
+            if !self.passed_on.is_empty() && self.can_propose() {
+                for message in self.passed_on.take() {
+                    self.handle_message(message, turn);
+                }
+            }
             self.begin_reads(now);
             let persist = self.consensus.poll_persist();
             let mut went_on = persist.is_some();
@@ -306,6 +325,8 @@ impl<W> Member<W> {
         if self.leader != self.consensus.leader() {
             self.leader = self.consensus.leader();
             turn.leader_changed = true;
+            // Another leader may have other entries. If it has the removal too, proposals are as good as lost, as before.
+            self.is_leaving = false;
             self.reads.forget_confirmation();
             if let Some(context) = self.reads.context()
                 && self.leader != 0
@@ -340,6 +361,7 @@ impl<W> Member<W> {
             // It was never proposed, which etcd tells apart from a proposal whose outcome is unknown.
             turn.replies.push((proposal.waiter, Err(EtcdError::DeadlineExceeded)));
         }
+        self.passed_on.drop_old(now, self.config.request_timeout_milliseconds);
         if let Some(context) = self.reads.context() {
             self.ask_for_reads(context);
         }
@@ -443,13 +465,16 @@ impl<W> Member<W> {
         self.pending.len() + self.held.len()
     }
 
-    /// Gives up every request still waiting, at a stop.
+    /// Gives up every request that was proposed and not answered, at a stop.
     pub fn take_pending(&mut self) -> Vec<W> {
         let mut pending: Vec<(u64, W)> = self.pending.drain().collect();
         pending.sort_unstable_by_key(|(id, _)| *id);
-        let mut waiters: Vec<W> = pending.into_iter().map(|(_, waiter)| waiter).collect();
-        waiters.extend(self.held.drain(..).map(|(_, proposal)| proposal.waiter));
-        waiters
+        pending.into_iter().map(|(_, waiter)| waiter).collect()
+    }
+
+    /// Gives up every request that was never proposed, at a stop.
+    pub fn take_held(&mut self) -> Vec<W> {
+        self.held.drain(..).map(|(_, proposal)| proposal.waiter).collect()
     }
 
     /// Gives up every read still waiting, at a stop.
@@ -522,6 +547,8 @@ impl<W> Member<W> {
         let conf_state =
             self.consensus.apply_conf_change(accepted.then_some(&change)).map_err(|error| failure(position, error))?;
         let outcome = self.writer.apply_member_change(position, described, conf_state_json(&conf_state));
+        // A removal of this member's that was refused; after one that was not, nothing follows.
+        self.is_leaving &= accepted;
         assert_eq!(outcome.is_ok(), accepted, "the store and its check agree");
         turn.membership_changed |= accepted;
         if let Some(waiter) = self.pending.remove(&change.id.unwrap_or(0)) {
@@ -530,6 +557,14 @@ impl<W> Member<W> {
         }
         Ok(())
     }
+}
+
+/// Whether the entry removes the member.
+fn removes(entry: &raftpb::Entry, member_id: u64) -> bool {
+    entry.r#type() == raftpb::EntryType::EntryConfChange
+        && decode_conf_change(entry.data.as_ref().unwrap_or(&Bytes::new())).is_ok_and(|change| {
+            change.node_id == Some(member_id) && change.r#type() == raftpb::ConfChangeType::ConfChangeRemoveNode
+        })
 }
 
 fn failure(position: Position, reason: impl ToString) -> MemberFailure {

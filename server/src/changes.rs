@@ -179,6 +179,8 @@ pub fn hand_over(core: &Arc<Core>) {
     while core.leader() == own && std::time::Instant::now() < deadline {
         std::thread::sleep(HAND_OVER_CHECK);
     }
+    // The others send here what they are asked for until they hear of the new leader; it is passed on.
+    std::thread::sleep(PASSING_ON);
 }
 
 /// Before a stop: whoever was promised an answer gets it, as long as it comes soon. Some of what was proposed is on its way over
@@ -195,6 +197,9 @@ const ANSWERS_MAX: Duration = Duration::from_secs(1);
 
 /// A stop never waits longer than this for another member to take over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+
+/// How long a member that led stays for what others still send it.
+const PASSING_ON: Duration = Duration::from_millis(50);
 
 /// How often a leader that stops looks whether it still leads.
 const HAND_OVER_CHECK: Duration = Duration::from_millis(2);

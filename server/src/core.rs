@@ -473,7 +473,7 @@ impl Core {
         let mut queue = self.queue.lock();
         if queue.closed {
             drop(queue);
-            return self.refuse_stopped(proposals.map(|proposal| proposal.waiter));
+            return self.refuse(proposals.map(|proposal| proposal.waiter), EtcdError::NoLeader);
         }
         let known = queue.proposals.len();
         queue.proposals.extend(proposals);
@@ -484,9 +484,9 @@ impl Core {
         self.queue_filled.notify_one();
     }
 
-    fn refuse_stopped(&self, waiters: impl Iterator<Item = Waiter>) {
+    fn refuse(&self, waiters: impl Iterator<Item = Waiter>, error: EtcdError) {
         let mut turn = Turn::default();
-        turn.replies.extend(waiters.map(|waiter| (waiter, Err(EtcdError::Stopped))));
+        turn.replies.extend(waiters.map(|waiter| (waiter, Err(error))));
         self.deliver(turn, None);
     }
 
@@ -502,7 +502,7 @@ impl Core {
         if self.leader() != self.config.member_id {
             self.turn(|member, now, turn| member.propose(now, proposals.drain(..), turn));
             let refused = proposals.drain(..).map(|proposal| proposal.waiter);
-            self.refuse_stopped(refused);
+            self.refuse(refused, EtcdError::NoLeader);
             return true;
         }
         if proposals.len() > INLINE_PROPOSALS_MAX
@@ -836,8 +836,14 @@ impl Core {
         }
         drop(log);
         let waiting = std::mem::replace(&mut *self.queue.lock(), Queue { closed: true, ..Queue::default() });
-        let pending = self.state.lock().take_pending();
-        self.refuse_stopped(waiting.proposals.into_iter().map(|proposal| proposal.waiter).chain(pending));
+        let (pending, held) = {
+            let mut member = self.state.lock();
+            (member.take_pending(), member.take_held())
+        };
+        self.refuse(pending.into_iter(), EtcdError::Stopped);
+        // These were never proposed. Of the errors that a client may get then, this one says so.
+        let waiting = waiting.proposals.into_iter().map(|proposal| proposal.waiter);
+        self.refuse(waiting.chain(held), EtcdError::NoLeader);
         let reads = self.state.lock().take_reads();
         let reads = reads.into_iter().map(|waiter| (waiter, Err(EtcdError::Stopped))).collect();
         self.deliver(Turn { reads, ..Turn::default() }, None);

@@ -1,8 +1,10 @@
 //! Clusters of several members in one process.
 
+use std::cell::Cell;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::future::join_all;
 use kvorum_server::config::ClusterState;
 use kvorum_server::start::{StartError, begin};
 use tempfile::TempDir;
@@ -313,6 +315,50 @@ fn leadership_moves_when_asked_and_refuses_what_etcd_refuses() {
         cluster.client(leader).maintenance().move_leader(target(id(other))).await.expect("a voter");
         assert_eq!(cluster.leader().await, other);
         cluster.client(leader).put("a", "1").await;
+    });
+}
+
+/// Puts through a member until it is told to end; how many there were.
+async fn put_through(client: &Client, ended: &Cell<bool>) -> usize {
+    let mut count = 0;
+    while !ended.get() {
+        client.put("a", "1").await;
+        count += 1;
+    }
+    count
+}
+
+/// What a follower passes on while leadership changes hands is passed on again, where etcd drops it and lets its client wait.
+#[test]
+fn no_write_is_lost_while_leadership_moves() {
+    run(async {
+        let mut cluster = Cluster::start(3, |_| {}).await;
+        let ended = Cell::new(false);
+        let id = |index: usize| cluster.members[index].as_ref().expect("it runs").member.core().config.member_id;
+        let moves = async {
+            for _ in 0..40 {
+                let leader = cluster.leader().await;
+                let request = pb::MoveLeaderRequest { target_id: id((leader + 1) % 3) };
+                let moved = cluster.client(leader).maintenance().move_leader(request).await;
+                // It may have lost the leadership since.
+                assert!(moved.is_ok() || cluster.leader().await != leader);
+            }
+            ended.set(true);
+        };
+        let puts = (0..12).map(|number| put_through(cluster.client(number % 3), &ended));
+        let (counts, ()) = tokio::join!(join_all(puts), moves);
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+        // Nor when the leader stops: the others' clients need not know.
+        let leader = cluster.leader().await;
+        let others: Vec<Client> = (1..3).map(|step| cluster.client((leader + step) % 3).clone()).collect();
+        let ended = Cell::new(false);
+        let stopping = async {
+            let member = cluster.members[leader].take().expect("it runs").member;
+            tokio::task::spawn_blocking(|| stop(member)).await.expect("no panic");
+            ended.set(true);
+        };
+        tokio::join!(join_all(others.iter().chain(&others).map(|client| put_through(client, &ended))), stopping);
+        cluster.agree().await;
     });
 }
 

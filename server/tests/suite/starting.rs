@@ -132,7 +132,7 @@ fn a_proposal_after_the_stop_is_answered() {
         let proposal = kvorum_node::member::Proposal { id, data, waiter };
         member.core().enqueue(std::iter::once(proposal));
         let outcome = answer.await.expect("an answer");
-        assert_eq!(outcome.expect_err("it is refused").to_string(), "etcdserver: server stopped");
+        assert_eq!(outcome.expect_err("it is refused").to_string(), "etcdserver: no leader");
     });
 }
 
