@@ -16,7 +16,13 @@ use support::{fill, kvorumutl, run, save, text};
 enum Harm {
     Empty,
     Half,
+    /// So many bytes stay.
+    Cut(usize),
     Foreign,
+    /// One text in the place of another, of the same length.
+    Replace(&'static str, &'static str),
+    /// What stands at one place.
+    Byte(usize, u8),
     /// One bit of the byte at this part of the length, in thousandths.
     Flip(usize),
 }
@@ -27,7 +33,17 @@ impl Harm {
         match self {
             Harm::Empty => bytes.clear(),
             Harm::Half => bytes.truncate(bytes.len() / 2),
+            Harm::Cut(length) => bytes.truncate(length),
             Harm::Foreign => bytes = b"something else altogether\n".repeat(2_000),
+            Harm::Replace(old, new) => {
+                let places: Vec<usize> =
+                    (0..bytes.len()).filter(|place| bytes[*place..].starts_with(old.as_bytes())).collect();
+                assert!(!places.is_empty(), "{old} is in {}", path.display());
+                for place in places {
+                    bytes[place..place + new.len()].copy_from_slice(new.as_bytes());
+                }
+            }
+            Harm::Byte(place, byte) => bytes[place] = byte,
             Harm::Flip(thousandths) => {
                 let place = bytes.len() * thousandths / 1_000;
                 bytes[place] ^= 0x10;
@@ -36,6 +52,13 @@ impl Harm {
         fs::write(path, bytes).expect("it can be written");
     }
 }
+
+/// The kind of the log's first record, behind the length of its frame.
+const UNKNOWN_RECORD: Harm = Harm::Byte(9, 9);
+
+/// Keys and their values lie side by side in a page.
+const NEWER_STORAGE: Harm = Harm::Replace("storageVersion3.7.0", "storageVersion3.8.0");
+const NEWER_CLUSTER: Harm = Harm::Replace("clusterVersion3.7.0", "clusterVersion3.8.0");
 
 fn copy(source: &Path, target: &Path) {
     let copied = run(Path::new("cp"), &["-r", text(source), text(target)]);
@@ -50,7 +73,11 @@ fn only(folder: &Path, end: &str) -> PathBuf {
 
 /// A stopped member's folder, and a snapshot of it.
 async fn good(server: &Path) -> (Member, PathBuf) {
-    let mut member = Member::start(Kind::Server, server, &["--snapshot-count=100000"]).expect("it starts");
+    good_with(server, "--snapshot-count=100000").await
+}
+
+async fn good_with(server: &Path, flag: &str) -> (Member, PathBuf) {
+    let mut member = Member::start(Kind::Server, server, &[flag]).expect("it starts");
     fill(&member).await;
     let file = member.folder().join("saved.db");
     save(&member, &file).await;
@@ -72,9 +99,19 @@ async fn a_start_on_damaged_files_names_them() {
     type Find<'a> = &'a dyn Fn(&Path) -> PathBuf;
     let cases: &[(&Path, Find<'_>, Harm, &str, &str)] = &[
         (&source, &backend, Harm::Foreign, "member/backend", "snapshot"),
+        (&source, &backend, Harm::Empty, "member/backend/data.mdb was cut off", "snapshot"),
+        (&source, &backend, Harm::Half, "member/backend/data.mdb was cut off", "snapshot"),
+        (&source, &backend, Harm::Cut(100), "member/backend/data.mdb was cut off", "snapshot"),
+        (&source, &backend, Harm::Cut(5_000), "member/backend/data.mdb was cut off", "snapshot"),
         (&source, &log, Harm::Flip(1), ".wal", "snapshot"),
         (&source, &log, Harm::Foreign, ".wal", "snapshot"),
         (&source, &log, Harm::Empty, "wal", "snapshot"),
+        (&source, &log, UNKNOWN_RECORD, ".wal", "snapshot"),
+        (&source, &backend, NEWER_STORAGE, "member/backend", "newer"),
+        (&source, &backend, NEWER_CLUSTER, "member/backend", "newer"),
+        (&exported, &log, UNKNOWN_RECORD, ".wal", "snapshot"),
+        (&exported, &database, NEWER_STORAGE, "snap/db", "downgrade"),
+        (&exported, &database, NEWER_CLUSTER, "snap/db", "newer"),
         (&exported, &database, Harm::Empty, "snap/db", "snapshot"),
         (&exported, &database, Harm::Half, "snap/db", "snapshot"),
         (&exported, &database, Harm::Foreign, "snap/db", "snapshot"),
@@ -101,19 +138,47 @@ async fn a_start_on_damaged_files_names_them() {
             failures.push(format!("{number} {file} {harm:?}: files changed"));
         }
     }
-    // A map of a file that was cut off ends the process: the line before says why.
-    let mut taker = Member::prepare(Kind::Server, &server, &[]).expect("a folder");
-    let data = taker.folder().join("data");
-    copy(&source, &data);
-    Harm::Half.apply(&backend(&data));
-    if taker.restart().is_err() {
-        let log = taker.log();
-        let said = log.lines().find(|line| line.contains("shorter than its pages")).unwrap_or_default();
-        if !said.contains("member/backend/data.mdb") || !said.contains("restore a snapshot") {
-            failures.push(format!("a database that was cut off: {log}"));
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// What a `.snap` file says stands in the log too: a start goes on without it, sets a damaged one aside as it was, and says so.
+#[tokio::test]
+async fn a_start_on_a_damaged_snap_file_sets_it_aside() {
+    let Some(server) = tools::or_skip(tools::server_under_test()) else { return };
+    let (member, _) = good_with(&server, "--snapshot-count=100").await;
+    let source = member.folder().join("data");
+    let exported = member.folder().join("etcd");
+    support::succeed(kvorumutl(), &["export", "--data-dir", text(&source), "--to", text(&exported)]);
+    let newest = |data: &Path| {
+        let mut names: Vec<PathBuf> = fs::read_dir(data.join("member/snap"))
+            .expect("a folder")
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| text(path).ends_with(".snap"))
+            .collect();
+        names.sort();
+        names.pop().expect("there is a .snap file")
+    };
+    let mut expected = None;
+    for folder in [&source, &exported] {
+        for harm in [Harm::Empty, Harm::Half, Harm::Foreign, Harm::Flip(500), Harm::Flip(10)] {
+            let case = format!("{} {harm:?}", folder.display());
+            let mut taker = Member::prepare(Kind::Server, &server, &[]).expect("a folder");
+            let data = taker.folder().join("data");
+            copy(folder, &data);
+            let path = newest(&data);
+            harm.apply(&path);
+            let damaged = fs::read(&path).expect("it was just written");
+            taker.restart().unwrap_or_else(|error| panic!("{case}: {error}"));
+            let state = support::state(&taker).await;
+            assert_eq!(*expected.get_or_insert(state.clone()), state, "{case}");
+            let log = taker.log();
+            let said = log.lines().find(|line| line.contains(&format!("{}.broken", text(&path)))).unwrap_or_default();
+            assert!(said.contains("may be removed"), "{case}: {log}");
+            let aside = format!("{}.broken", text(&path));
+            assert!(fs::read(aside).is_ok_and(|aside| aside == damaged), "{case}: it is kept as it was");
         }
     }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// Tools that read one file.
@@ -155,18 +220,33 @@ async fn tools_name_damaged_files() {
     }
     let data = member.folder().join("data");
     let target = folder.path().join("target");
-    for (find, harm) in
-        [(data.join("member/backend/data.mdb"), Harm::Foreign), (only(&data.join("member/wal"), ".wal"), Harm::Flip(1))]
-    {
-        let good = fs::read(&find).expect("the file is there");
-        harm.apply(&find);
-        let output = run(kvorumutl(), &["export", "--data-dir", text(&data), "--to", text(&target)]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        let name = if text(&find).ends_with(".wal") { ".wal" } else { "member/backend" };
-        if output.status.code() != Some(1) || !said.contains(name) || target.exists() {
-            failures.push(format!("export of {}: {output:?}", find.display()));
+    let backend = data.join("member/backend/data.mdb");
+    let log = only(&data.join("member/wal"), ".wal");
+    let export: &[&str] = &["export", "--data-dir", text(&data), "--to", text(&target)];
+    let defrag: &[&str] = &["defrag", "--data-dir", text(&data)];
+    let migrate: &[&str] = &["migrate", "--data-dir", text(&data), "--target-version", "3.6"];
+    let of_backend: &[&[&str]] = &[export, defrag, migrate];
+    let cases: &[(&Path, Harm, &[&[&str]], &str)] = &[
+        (&backend, Harm::Foreign, of_backend, "member/backend"),
+        (&backend, Harm::Empty, of_backend, "restore a snapshot"),
+        (&backend, Harm::Half, of_backend, "member/backend/data.mdb was cut off"),
+        (&log, Harm::Flip(1), &[export], ".wal"),
+    ];
+    for (path, harm, commands, expected) in cases {
+        let good = fs::read(path).expect("the file is there");
+        harm.apply(path);
+        let before = tree(&data).expect("it can be read");
+        for arguments in *commands {
+            let output = run(kvorumutl(), arguments);
+            let said = String::from_utf8_lossy(&output.stderr);
+            if output.status.code() != Some(1) || !said.contains(expected) || target.exists() {
+                failures.push(format!("{} {harm:?} {arguments:?}: {output:?}", path.display()));
+            }
         }
-        fs::write(&find, good).expect("it can be written");
+        if tree(&data).expect("it can be read") != before {
+            failures.push(format!("{} {harm:?}: files changed", path.display()));
+        }
+        fs::write(path, good).expect("it can be written");
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

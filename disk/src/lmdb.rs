@@ -75,8 +75,11 @@ pub struct LmdbBackend {
 
 impl LmdbBackend {
     /// Opens the newest environment of `directory` (see [`generations`]), creating the first if there is none, and removes
-    /// what an interrupted change of generations left.
+    /// what an interrupted change of generations left. A file that was cut off is refused: see [`cut_off`].
     pub fn open(directory: &Path, options: LmdbOptions) -> Result<Self, BackendError> {
+        if let Some(cut_off) = cut_off(directory)? {
+            return Err(BackendError(cut_off.to_string()));
+        }
         let newest = generations::settle(directory)?;
         let current = RwLock::new(Arc::new(Generation::open(&newest, options)?));
         let next_number = AtomicU64::new(generations::number_of(directory, &newest).unwrap_or_default() + 1);
@@ -252,6 +255,11 @@ impl Generation {
 
     pub fn directory(&self) -> &Path {
         self.moved_to.get().unwrap_or(&self.directory)
+    }
+
+    /// The file it is in, for messages.
+    pub fn path(&self) -> PathBuf {
+        self.directory().join(DATA_FILE)
     }
 
     /// See [`Backend::read`].

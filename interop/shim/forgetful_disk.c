@@ -15,7 +15,7 @@
  * Environment: KVORUM_SHIM_FOLDER is the absolute path of the folder that is watched, KVORUM_SHIM_UNDO that of a folder
  * on the same file system for what is remembered. KVORUM_SHIM_DEAF (optional) is part of the paths whose syncs do
  * nothing. KVORUM_SHIM_FAULT (optional) is "<calls>,<part of a path>,<number>,<what>", where calls is write, sync or
- * any, the number counts matching calls from 1, and what is
+ * any, the part may end with $ for the end of a path, the number counts matching calls from 1, and what is
  *   an errno       the call fails once; a failed write writes nothing
  *   an errno with + as in "28+": this call writes half and every later one fails
  *   before, after  the process kills itself before or after the call
@@ -172,10 +172,19 @@ static void wait_if_slow(void) {
     raw_close(fd);
 }
 
+/* Whether the fault is about this path. */
+static int is_meant(const char *path) {
+    size_t part = strlen(fault.path), whole = strlen(path);
+    if (part == 0 || fault.path[part - 1] != '$')
+        return strstr(path, fault.path) != NULL;
+    part--;
+    return whole >= part && memcmp(path + whole - part, fault.path, part) == 0;
+}
+
 /* Counts a call. 0: go on. 1: fail with errno set. 2: write half. */
 static int strike(const char *path, int is_sync) {
     pthread_once(&once, set_up);
-    if (fault.number == 0 || !(is_sync ? fault.matches_syncs : fault.matches_writes) || !strstr(path, fault.path))
+    if (fault.number == 0 || !(is_sync ? fault.matches_syncs : fault.matches_writes) || !is_meant(path))
         return 0;
     if (fault.seen == 0) {
         char armed[PATH_BYTES];
@@ -194,7 +203,7 @@ static int strike(const char *path, int is_sync) {
 
 static void strike_after(const char *path, int is_sync) {
     int matches = is_sync ? fault.matches_syncs : fault.matches_writes;
-    if (fault.kill_after && fault.seen == fault.number && matches && strstr(path, fault.path))
+    if (fault.kill_after && fault.seen == fault.number && matches && is_meant(path))
         raise(SIGKILL);
 }
 

@@ -285,7 +285,9 @@ impl Holdings {
         let mut members = node.cluster().member_list(request).await.expect("members").into_inner().members;
         members.sort_by_key(|member| member.id);
         let request = pb::AlarmRequest::default();
-        let mut alarms = node.maintenance().alarm(request).await.expect("alarms").into_inner().alarms;
+        let alarms = node.maintenance().alarm(request).await;
+        let alarms = alarms.unwrap_or_else(|status| panic!("{} has no alarms: {status}", node.name));
+        let mut alarms = alarms.into_inner().alarms;
         // etcd keeps them in a map without order.
         alarms.sort_by_key(|alarm| (alarm.alarm, alarm.member_id));
         Holdings {

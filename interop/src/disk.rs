@@ -34,7 +34,7 @@ pub enum Forgetting {
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub calls: Calls,
-    /// Part of the path of the files meant.
+    /// Part of the path of the files meant; with `$` behind it, the path's end.
     pub path: String,
     /// Counted among the calls meant since the disk was armed, from 1.
     pub number: u64,

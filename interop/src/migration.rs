@@ -108,6 +108,8 @@ pub struct Report {
     pub step: Step,
     pub counts: Counts,
     pub took: Duration,
+    /// New members that the leader sent a database, not entries alone.
+    pub databases_received: usize,
 }
 
 /// What a journey showed.
@@ -151,8 +153,8 @@ pub async fn run(journey: &Journey) -> Result<Reports, String> {
     let mut reports = Reports { watchers: pace.watchers, leases: pace.leases, ..Reports::default() };
     for &step in &journey.steps {
         let began = Instant::now();
-        go(&mut site, programs, step, pace.calm).await;
-        reports.steps.push(Report { step, counts: shared.turn(), took: began.elapsed() });
+        let databases_received = go(&mut site, programs, step, pace.calm).await;
+        reports.steps.push(Report { step, counts: shared.turn(), took: began.elapsed(), databases_received });
         match clients::held(&control).await {
             Ok(count) if count == pace.leases => {}
             other => {
@@ -179,9 +181,10 @@ pub async fn run(journey: &Journey) -> Result<Reports, String> {
     if wrong.is_empty() { Ok(reports) } else { Err(format!("{}\n{reports}", wrong.join("\n"))) }
 }
 
-/// One member after the other.
-async fn go(site: &mut Site, programs: &Programs, step: Step, calm: Duration) {
+/// One member after the other. Gives how many new ones received a database.
+async fn go(site: &mut Site, programs: &Programs, step: Step, calm: Duration) -> usize {
     let binary = if step.is_to_kvorum() { &programs.kvorum } else { &programs.etcd };
+    let mut databases_received = 0;
     for index in 0..site.seats.len() {
         if step.is_in_place() {
             site.in_place(index, binary, step == Step::GiveBack).await;
@@ -189,6 +192,7 @@ async fn go(site: &mut Site, programs: &Programs, step: Step, calm: Duration) {
             site.replace(0, binary).await;
             let log = site.seats.last().expect("the new one").log().await;
             assert!(step.is_to_kvorum() || log.contains("published local member"), "the new member joined: {log}");
+            databases_received += usize::from(log.contains("received and saved database snapshot"));
         }
         tokio::time::sleep(calm).await;
     }
@@ -197,6 +201,7 @@ async fn go(site: &mut Site, programs: &Programs, step: Step, calm: Duration) {
         let took_over = log.contains("took over the data of etcd");
         assert!(step != Step::TakeOver || took_over, "{} took over", seat.name);
     }
+    databases_received
 }
 
 /// The last write, and the whole history as one new watcher sees it.
@@ -245,7 +250,7 @@ fn judge(history: &[Told], acknowledged: &[Told], shared: &Shared) {
 
 impl fmt::Display for Reports {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Report { step, counts, took } in &self.steps {
+        for Report { step, counts, took, .. } in &self.steps {
             let Counts { writes, reads, failed, in_doubt, longest_pause, slowest } = counts;
             writeln!(
                 formatter,

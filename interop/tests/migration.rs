@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kvorum_interop::migration::{Journey, Pace, Programs, Step, run};
+use kvorum_interop::migration::{Journey, Pace, Programs, Reports, Step, run};
 use kvorum_interop::tools;
 
 /// No waiting for connections to be five seconds old between two changes of members, cheap passwords, and members that come
@@ -11,9 +11,9 @@ use kvorum_interop::tools;
 const FLAGS: [&str; 4] =
     ["--strict-reconfig-check=false", "--bcrypt-cost=4", "--snapshot-count=50", "--snapshot-catchup-entries=10"];
 
-async fn go(steps: &[Step]) {
+async fn go(steps: &[Step]) -> Option<Reports> {
     let (Some(kvorum), Some(etcd)) = (tools::or_skip(tools::server_under_test()), tools::or_skip(tools::etcd())) else {
-        return;
+        return None;
     };
     let pace =
         Pace { writers: 3, pause: Duration::from_millis(20), watchers: 2, leases: 3, calm: Duration::from_millis(200) };
@@ -21,6 +21,7 @@ async fn go(steps: &[Step]) {
     let journey = Journey { programs: Programs { kvorum, etcd }, steps: steps.to_vec(), pace, flags };
     let reports = run(&journey).await.unwrap_or_else(|wrong| panic!("{wrong}"));
     println!("{reports}");
+    Some(reports)
 }
 
 #[tokio::test]
@@ -30,5 +31,8 @@ async fn on_the_same_directories() {
 
 #[tokio::test]
 async fn by_replacing_members() {
-    go(&[Step::ReplacedByKvorum, Step::ReplacedByEtcd]).await;
+    let Some(reports) = go(&[Step::ReplacedByKvorum, Step::ReplacedByEtcd]).await else { return };
+    for step in &reports.steps {
+        assert_eq!(step.databases_received, 3, "{}: each new member begins with the leader's database", step.step);
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvorum_api::raftpb;
-use kvorum_disk::lmdb::{CutOff, LmdbBackend, LmdbOptions, cut_off};
+use kvorum_disk::lmdb::{LmdbBackend, LmdbOptions};
 use kvorum_disk::snap::SnapDirectory;
 use kvorum_disk::wal::{HardState as WalHardState, Recovered, Wal, WalEntry, WalMetadata, WalOptions, WalSnapshot};
 use kvorum_disk::{DiskError, FileSystem, RealFileSystem, ReopenError, Reopened, create_durable_directories};
@@ -16,6 +16,10 @@ use kvorum_node::member::Member;
 use kvorum_node::{
     Consensus, ConsensusConfig, HardState, LeaseTimers, MemberConfig, RecoveredLog, RequestIds, Restart, Start,
 };
+use kvorum_store::backend::Bucket;
+use kvorum_store::keyspace::cluster::CLUSTER_VERSION;
+use kvorum_store::keyspace::meta;
+use kvorum_store::version::CLUSTER_VERSION_MAX;
 use kvorum_store::{Backend, BackendError, Restored, StoreConfig, Version};
 use tracing::info;
 
@@ -68,6 +72,7 @@ pub fn open(config: &Config, dialer: &Dialer) -> Result<Opened, StartError> {
     take_over::settle(config)?;
     let lmdb_options = LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync };
     let backend = open_backend(&config.member_dir().join("backend"), lmdb_options)?;
+    check_stored_versions(&*backend.generation(), &backend.generation().path()).map_err(StartError)?;
     let backend = Arc::new(backend);
     shrinking::shrink_at_start(&backend, config.bootstrap_defrag_threshold_megabytes)
         .map_err(|error| StartError::new("shrinking the backend", error))?;
@@ -191,6 +196,32 @@ fn check_membership(reader: &kvorum_store::Reader, config: &Config) -> Result<()
         .map_err(|error| StartError(error.to_string()))?;
     let version = reader.cluster_version().and_then(|text| text.parse::<Version>().ok());
     versions::check_cluster_version(version.as_ref()).map_err(StartError)
+}
+
+/// Whether a database is of this release or an older one: asked before anything of it is changed. `path` is named in the
+/// reason.
+pub fn check_stored_versions(database: &dyn Backend, path: &Path) -> Result<(), String> {
+    let (mut storage, mut cluster) = (None, None);
+    let version = |value: &[u8]| std::str::from_utf8(value).ok().and_then(|text| text.parse::<Version>().ok());
+    let read = database.read(&mut |transaction| {
+        transaction.fetch(Bucket::Meta, meta::STORAGE_VERSION, &mut |value| storage = version(value))?;
+        transaction.fetch(Bucket::Cluster, CLUSTER_VERSION, &mut |value| cluster = version(value))?;
+        Ok(())
+    });
+    read.map_err(|error| error.to_string())?;
+    let path = path.display();
+    versions::check_cluster_version(cluster.as_ref()).map_err(|reason| {
+        format!(
+            "{reason}: {path} was written in a newer cluster. Start that release on it, and downgrade the cluster first"
+        )
+    })?;
+    match storage {
+        Some(storage) if storage.cluster() > CLUSTER_VERSION_MAX => Err(format!(
+            "the storage version of {path} is {storage}, newer than {CLUSTER_VERSION_MAX}, the newest this release knows: start \
+             the newer release on it, and downgrade the cluster first"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn unix_milliseconds() -> u64 {
@@ -317,14 +348,6 @@ fn open_backend(directory: &Path, options: LmdbOptions) -> Result<LmdbBackend, S
         let is_damage = ["MDB_INVALID", "MDB_CORRUPTED", "MDB_VERSION_MISMATCH"].iter().any(|name| text.contains(name));
         StartError::new("opening the backend", if is_damage { format!("{text}. {DAMAGED}") } else { text })
     };
-    if let Some(CutOff { path, file_bytes, pages_bytes }) = cut_off(directory).map_err(failed)? {
-        // Most of the time nothing refers to those pages. If something does, the system ends the process when it is read.
-        info!(
-            path = %path.display(), file_bytes, pages_bytes,
-            "the database's file is shorter than its pages; if the member ends here with SIGBUS, the file was cut off: remove the \
-             member from its cluster and add it anew with an empty folder; if it is the only one, restore a snapshot"
-        );
-    }
     LmdbBackend::open(directory, options).map_err(failed)
 }
 
@@ -341,7 +364,8 @@ fn reopen_log(
         })?;
     let Reopened { wal, recovered, snapshot, conf_state, broken, is_file_missing } = reopened;
     for (path, reason) in &broken {
-        tracing::warn!(path = %path.display(), reason = %reason, "set a broken snapshot file aside");
+        tracing::warn!(path = %path.display(), reason = %reason, "set a broken snapshot file aside; what it says stands \
+            in the log too, and it may be removed");
     }
     if is_file_missing {
         let snapshot_index = snapshot.0;

@@ -99,7 +99,11 @@ impl Snapshots {
         let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
         let index = metadata.and_then(|metadata| metadata.index).unwrap_or(0);
         if index <= core.reader.applied_index() {
-            return Err(format!("it stands at entry {index}, which is applied here"));
+            // Taken in already, just before a stop that kept the leader from hearing of it. Raft tells it; otherwise it would
+            // send whole databases until there is a newer one.
+            tracing::info!(snapshot_index = index, "a database that was sent is here already");
+            core.turn(|member, _, turn| member.handle_message(message, turn));
+            return Ok(());
         }
         let database = BoltFile::open(&*self.file_system, file).map_err(|error| error.to_string())?;
         let prepared = self.backend.prepare(&database).map_err(|error| error.to_string())?;

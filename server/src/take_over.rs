@@ -15,6 +15,7 @@ use kvorum_node::member::conf_state_json;
 use kvorum_store::{Received, StoreConfig};
 
 use crate::config::Config;
+use crate::opening::check_stored_versions;
 use crate::start::StartError;
 
 /// Time between two words about the progress.
@@ -55,7 +56,10 @@ pub fn settle(config: &Config) -> Result<(), StartError> {
                 options: LmdbOptions { unsafe_no_fsync: config.unsafe_no_fsync },
                 check_entry: &check_entry,
                 conf_state_json: &conf_state_json,
-                check_store: &|generation| check_store(config, generation),
+                check_store: &|generation| {
+                    check_stored_versions(generation, &places.database())?;
+                    check_store(config, generation)
+                },
                 progress: &mut progress,
             })
             .map_err(failed)?;

@@ -1,7 +1,11 @@
 //! Whether a database was cut off. LMDB maps the file, and a process that reads a page behind the file's end is killed by the
-//! system without a word: so this looks first, without the map. It must not refuse: LMDB leaves pages unwritten at the end of
-//! the file that nothing refers to.
+//! system without a word: so this looks first, without the map, and changes nothing.
+//!
+//! A file may be shorter than its pages and whole: LMDB does not write pages at the end that a commit took and gave back
+//! (`lmdb.h`, `mm_last_pg`). Those are in its list of free pages; a page that is neither there nor in the file was lost.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -15,16 +19,59 @@ use kvorum_store::backend::BackendError;
 const MAGIC: u32 = 0xBEEF_C0DE;
 
 /// Where the fields of LMDB's meta page stand (`lmdb.h`, `MDB_meta`, behind a page header of 16 bytes).
-const MAGIC_AT: u64 = 16;
-const PAGE_SIZE_AT: u64 = 40;
-const LAST_PAGE_AT: u64 = 136;
+const MAGIC_AT: usize = 16;
+const PAGE_SIZE_AT: usize = 40;
+const FREE_ROOT_AT: usize = 80;
+const LAST_PAGE_AT: usize = 136;
+const TRANSACTION_AT: usize = 144;
+const META_BYTES: usize = 152;
 
-/// A file that is shorter than its pages.
+/// Two of them take turns.
+const META_PAGES: u64 = 2;
+
+/// Of every other page: its kind, its offsets of nodes and where they end, or how many pages a long value has.
+const PAGE_HEADER_BYTES: usize = 16;
+const PAGE_FLAGS_AT: usize = 10;
+const NODES_END_AT: usize = 12;
+const IS_BRANCH: u16 = 0x01;
+const IS_LEAF: u16 = 0x02;
+
+/// Of a node: four bytes of length or page number, then flags (or the rest of the page number), then the key's length.
+const NODE_FLAGS_AT: usize = 4;
+const NODE_KEY_LENGTH_AT: usize = 6;
+const NODE_HEADER_BYTES: usize = 8;
+const IS_ON_OTHER_PAGES: u16 = 0x01;
+
+const PAGE_NUMBER_BYTES: usize = 8;
+
+/// The root of an empty tree.
+const NO_PAGE: u64 = u64::MAX;
+
+/// LMDB's own bound.
+const TREE_DEPTH_MAX: usize = 32;
+
+const PAGE_BYTES_MIN: u64 = 512;
+const PAGE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A file that lacks pages. Its text says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CutOff {
     pub path: PathBuf,
     pub file_bytes: u64,
+    /// What it should have, or at least.
     pub pages_bytes: u64,
+}
+
+impl fmt::Display for CutOff {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, file_bytes, pages_bytes } = self;
+        let path = path.display();
+        write!(
+            formatter,
+            "the database {path} was cut off: it has {file_bytes} bytes and should have at least {pages_bytes}. Remove the member \
+             from its cluster and add it anew with an empty folder; if it is the only one, restore a snapshot"
+        )
+    }
 }
 
 /// Looks at the live environment's file. What is no LMDB file at all is for the opening to tell.
@@ -35,31 +82,133 @@ pub fn cut_off(directory: &Path) -> Result<Option<CutOff>, BackendError> {
     let Some(path) = newest(directory)?.map(|folder| folder.join(DATA_FILE)).filter(|path| path.exists()) else {
         return Ok(None);
     };
-    let measured = measure(&path).map_err(|cause| BackendError(DiskError::new("read", &path, cause).to_string()))?;
-    Ok(measured.filter(|(file, pages)| file < pages).map(|(file_bytes, pages_bytes)| CutOff {
-        path,
-        file_bytes,
-        pages_bytes,
-    }))
+    let failed = |cause| BackendError(DiskError::new("read", &path, cause).to_string());
+    let file = File::open(&path).map_err(failed)?;
+    let file_bytes = file.metadata().map_err(failed)?.len();
+    let missing = missing(&file, file_bytes).map_err(failed)?;
+    Ok(missing.map(|pages_bytes| CutOff { path, file_bytes, pages_bytes }))
 }
 
-/// Bytes of the file, and of all pages that it should have.
-fn measure(path: &Path) -> io::Result<Option<(u64, u64)>> {
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
-    let short = |at: u64| {
-        let mut bytes = [0; 4];
-        file.read_exact_at(&mut bytes, at).map(|()| u32::from_ne_bytes(bytes)).ok()
-    };
-    let long = |at: u64| {
-        let mut bytes = [0; 8];
-        file.read_exact_at(&mut bytes, at).map(|()| u64::from_ne_bytes(bytes)).ok()
-    };
-    if short(MAGIC_AT) != Some(MAGIC) {
+/// How long the file should be, if it lacks something.
+fn missing(file: &File, file_bytes: u64) -> io::Result<Option<u64>> {
+    let mut first = vec![0; META_BYTES.min(usize::try_from(file_bytes).unwrap_or(META_BYTES))];
+    file.read_exact_at(&mut first, 0)?;
+    if u32_at(&first, MAGIC_AT).is_some_and(|magic| magic != MAGIC) {
         return Ok(None);
     }
-    let Some(page_bytes) = short(PAGE_SIZE_AT).map(u64::from) else { return Ok(None) };
-    // Two meta pages take turns.
-    let last = [0, page_bytes].into_iter().filter_map(|page| long(page + LAST_PAGE_AT)).max();
-    Ok(last.map(|last| (length, last.saturating_add(1).saturating_mul(page_bytes))))
+    if first.len() < META_BYTES {
+        // Of an empty file LMDB would make a new environment.
+        return Ok(Some(META_PAGES * PAGE_BYTES_MIN));
+    }
+    let page_bytes = u64::from(u32_at(&first, PAGE_SIZE_AT).unwrap_or_default());
+    if !(PAGE_BYTES_MIN..=PAGE_BYTES_MAX).contains(&page_bytes) {
+        return Ok(None);
+    }
+    let second = read(file, page_bytes, META_BYTES)?.filter(|_| file_bytes >= META_PAGES * page_bytes);
+    let Some(second) = second else { return Ok(Some(META_PAGES * page_bytes)) };
+    let transaction = |meta: &[u8]| u64_at(meta, TRANSACTION_AT);
+    let newest = if transaction(&first) < transaction(&second) { second } else { first };
+    let last_page = u64_at(&newest, LAST_PAGE_AT).unwrap_or_default();
+    let pages = last_page.saturating_add(1);
+    let pages_there = file_bytes / page_bytes;
+    if pages <= pages_there {
+        return Ok(None);
+    }
+    let free_root = u64_at(&newest, FREE_ROOT_AT).unwrap_or(NO_PAGE);
+    let mut walk = FreePages { file, page_bytes, wanted: pages_there..pages, found: BTreeSet::new() };
+    let is_whole = walk.visit(free_root, TREE_DEPTH_MAX)?.is_some() && walk.found.len() as u64 == pages - pages_there;
+    Ok((!is_whole).then(|| pages.saturating_mul(page_bytes)))
 }
+
+/// The tree of free pages: its values are lists of page numbers, each behind its length.
+struct FreePages<'f> {
+    file: &'f File,
+    page_bytes: u64,
+    wanted: std::ops::Range<u64>,
+    /// Those of `wanted` that are free. There are no more than the file has room to name.
+    found: BTreeSet<u64>,
+}
+
+impl FreePages<'_> {
+    /// `None`: something of the tree is not in the file, or is not as it should be.
+    fn visit(&mut self, page_number: u64, depth_max: usize) -> io::Result<Option<()>> {
+        if page_number == NO_PAGE {
+            return Ok(Some(()));
+        }
+        let length = usize::try_from(self.page_bytes).expect("a page is small");
+        let Some(page) = self.pages(page_number, length)? else { return Ok(None) };
+        let (Some(flags), Some(nodes_end)) = (u16_at(&page, PAGE_FLAGS_AT), u16_at(&page, NODES_END_AT)) else {
+            return Ok(None);
+        };
+        if depth_max == 0 || flags & (IS_BRANCH | IS_LEAF) == 0 {
+            return Ok(None);
+        }
+        for offset_at in (PAGE_HEADER_BYTES..usize::from(nodes_end)).step_by(2) {
+            let node = u16_at(&page, offset_at).and_then(|offset| page.get(usize::from(offset)..));
+            let Some(node) = node else { return Ok(None) };
+            let visited = if flags & IS_BRANCH != 0 {
+                let number = u32_at(node, 0).zip(u16_at(node, NODE_FLAGS_AT));
+                let Some((low, high)) = number else { return Ok(None) };
+                self.visit(u64::from(low) | u64::from(high) << 32, depth_max - 1)?
+            } else {
+                self.note(node)?
+            };
+            if visited.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// Takes in the list of a leaf's node.
+    fn note(&mut self, node: &[u8]) -> io::Result<Option<()>> {
+        let head = u32_at(node, 0).zip(u16_at(node, NODE_FLAGS_AT)).zip(u16_at(node, NODE_KEY_LENGTH_AT));
+        let Some(((length, flags), key_length)) = head else { return Ok(None) };
+        let length = length as usize;
+        let Some(data) = node.get(NODE_HEADER_BYTES + usize::from(key_length)..) else { return Ok(None) };
+        let long;
+        let list = if flags & IS_ON_OTHER_PAGES != 0 {
+            let Some(number) = u64_at(data, 0) else { return Ok(None) };
+            let Some(pages) = self.pages(number, PAGE_HEADER_BYTES + length)? else { return Ok(None) };
+            long = pages;
+            &long[PAGE_HEADER_BYTES..]
+        } else {
+            let Some(list) = data.get(..length) else { return Ok(None) };
+            list
+        };
+        let Some(count) = u64_at(list, 0).and_then(|count| usize::try_from(count).ok()) else { return Ok(None) };
+        let numbers = list[PAGE_NUMBER_BYTES..].chunks_exact(PAGE_NUMBER_BYTES).take(count);
+        let numbers = numbers.filter_map(|number| u64_at(number, 0));
+        self.found.extend(numbers.filter(|number| self.wanted.contains(number)));
+        Ok(Some(()))
+    }
+
+    fn pages(&self, number: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
+        let Some(offset) = number.checked_mul(self.page_bytes) else { return Ok(None) };
+        read(self.file, offset, length)
+    }
+}
+
+/// `None` if the file ends before. A length that is not there is not allocated.
+fn read(file: &File, offset: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
+    if offset.saturating_add(length as u64) > file.metadata()?.len() {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, offset).map(|()| Some(bytes))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,8 @@ use parking_lot::Mutex;
 use super::exchange::Mapped;
 use super::generations::PreparedGeneration;
 use super::{BucketDatabase, Generation, LmdbBackend, LmdbOptions};
-use crate::file::available_bytes;
+use crate::file::{RealFileSystem, available_bytes};
+use crate::{DiskError, FileSystem};
 
 /// Room that a copy leaves on the disk: the log must go on whatever happens.
 pub const SHRINK_SPARE_BYTES: u64 = 64 << 20;
@@ -207,8 +208,14 @@ impl Shrink {
             return Err(BackendError(format!("{} is being shrunk already", source.directory().display())));
         }
         let (temporary, target) = backend.begin_generation(|directory| {
-            // Nothing of it counts before it is whole and synced.
-            Generation::create_unsynced(directory)
+            // Nothing of it counts before it is whole and synced. That its file has a name is no part of what a sync of the
+            // file makes durable.
+            let created = Generation::create_unsynced(directory)?;
+            if !backend.options.unsafe_no_fsync {
+                let synced = RealFileSystem.sync_directory(directory).map_err(DiskError::at("sync", directory));
+                synced.map_err(|error| BackendError(error.to_string()))?;
+            }
+            Ok::<_, BackendError>(created)
         })?;
         let target = Arc::new(target);
         let began = Arc::new(Mirror { source, target: Arc::clone(&target), progress: Mutex::default() });

@@ -380,3 +380,64 @@ fn lessons_users_and_tokens_are_every_members() {
         }
     });
 }
+
+/// Clients are sent elsewhere first, then whatever was proposed is answered, and only then the end comes: a put is done, or
+/// was refused before anything was proposed. None is left without an answer.
+#[test]
+fn a_stop_answers_what_was_proposed() {
+    run(async {
+        const WRITERS: usize = 8;
+        const PUTS_BEFORE: usize = 200;
+        let mut cluster = Cluster::start(3, |_| {}).await;
+        for round in 0..2 {
+            // A follower passes on, the leader hands over: both have puts under way.
+            let leader = cluster.leader().await;
+            for index in [(leader + 1) % 3, leader] {
+                let (told, mut done) = mpsc::unbounded_channel();
+                let prefix = format!("{round}/{index}/");
+                let writers: Vec<_> = (0..WRITERS)
+                    .map(|writer| {
+                        let (client, told) = (cluster.client(index).clone(), told.clone());
+                        tokio::spawn(put_until_refused(client, format!("{prefix}{writer}/"), told))
+                    })
+                    .collect();
+                for _ in 0..PUTS_BEFORE {
+                    done.recv().await.expect("puts are answered");
+                }
+                let member = cluster.members[index].take().expect("it runs").member;
+                tokio::task::spawn_blocking(move || stop(member)).await.expect("it stops");
+                let mut acknowledged = 0;
+                let mut refusals = Vec::new();
+                for writer in writers {
+                    let (count, refused) = writer.await.expect("no panic");
+                    acknowledged += count;
+                    refusals.push(refused);
+                }
+                let request = pb::RangeRequest {
+                    key: prefix.clone().into(),
+                    range_end: format!("{round}/{index}0").into(),
+                    count_only: true,
+                    ..pb::RangeRequest::default()
+                };
+                let other = cluster.client((index + 2) % 3);
+                let count = other.kv().range(request).await.expect("two of three answer").into_inner().count;
+                assert_eq!(
+                    count, acknowledged,
+                    "what was refused was not done, what was done was answered: {refusals:?}"
+                );
+                cluster.restart(index);
+            }
+        }
+    });
+}
+
+/// Puts one key after the other; gives how many were acknowledged, and what ended it.
+async fn put_until_refused(client: Client, prefix: String, told: mpsc::UnboundedSender<()>) -> (i64, tonic::Status) {
+    for number in 0.. {
+        match client.try_put(put(&format!("{prefix}{number}"), "")).await {
+            Ok(_) => drop(told.send(())),
+            Err(refused) => return (number, refused),
+        }
+    }
+    unreachable!("it puts until it is refused")
+}
