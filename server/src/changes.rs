@@ -187,9 +187,16 @@ pub fn hand_over(core: &Arc<Core>) {
 /// a new leader.
 pub fn await_answers(core: &Arc<Core>) {
     let deadline = std::time::Instant::now() + ANSWERS_MAX;
-    while core.failure().is_none() && core.unanswered() > 0 && std::time::Instant::now() < deadline {
-        std::thread::sleep(HAND_OVER_CHECK);
-    }
+    let wait = || {
+        while core.failure().is_none() && core.unanswered() > 0 && std::time::Instant::now() < deadline {
+            std::thread::sleep(HAND_OVER_CHECK);
+        }
+    };
+    wait();
+    core.take_nothing();
+    // A connection thread may be about to propose what it took before.
+    std::thread::sleep(HAND_OVER_CHECK);
+    wait();
 }
 
 /// A stop never waits longer than this for answers; without a quorum there are none.

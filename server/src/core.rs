@@ -139,6 +139,8 @@ pub struct Core {
     /// Tells async tasks of a stop.
     stopped: watch::Sender<bool>,
     leaving: watch::Sender<bool>,
+    /// A stop waits for the last answers: nothing more is proposed.
+    takes_nothing: AtomicBool,
     /// The leader's id, 0 while there is none.
     leader_seen: watch::Sender<u64>,
     /// Whether clients are served, and who waits for it.
@@ -277,6 +279,7 @@ impl Core {
             commit_gate: Mutex::new(()),
             stopped: watch::Sender::new(false),
             leaving: watch::Sender::new(false),
+            takes_nothing: AtomicBool::new(false),
             leader_seen: watch::Sender::new(0),
             ready: Mutex::new(false),
             became_ready: Condvar::new(),
@@ -341,6 +344,10 @@ impl Core {
     pub fn refusal(&self) -> Option<EtcdError> {
         if self.is_stopping() {
             return Some(EtcdError::Stopped);
+        }
+        if self.takes_nothing.load(Ordering::Acquire) {
+            // Of the errors that a client may get at a stop, this one says that nothing was proposed.
+            return Some(EtcdError::NoLeader);
         }
         let full = self.queue_length.load(Ordering::Relaxed) > self.config.proposals.count
             || self.queue_bytes.load(Ordering::Relaxed) > self.config.proposals.bytes
@@ -996,6 +1003,11 @@ impl Core {
     /// Lets clients go elsewhere; what they have asked for is still answered.
     pub fn leave(&self) {
         self.leaving.send_replace(true);
+    }
+
+    /// Refuses proposals from now on.
+    pub fn take_nothing(&self) {
+        self.takes_nothing.store(true, Ordering::Release);
     }
 
     /// Proposals that have no answer yet.
