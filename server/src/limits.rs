@@ -154,6 +154,9 @@ pub const REFUSAL_LINES_PER_SECOND_MAX: u32 = 10;
 /// Times a login is begun anew because users, roles or permissions changed meanwhile.
 pub const LOGIN_ATTEMPTS_MAX: usize = 16;
 
+/// Replies of several slices that one connection thread puts together or measures at a time; others wait their turn.
+pub const LONG_RANGES_PER_THREAD: usize = 4;
+
 /// Keys and values copied in one slice of a shrink: a fraction of a millisecond, for which a commit may have to wait.
 pub const SHRINK_SLICE_BYTES: usize = 128 * 1024;
 

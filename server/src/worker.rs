@@ -14,11 +14,12 @@ use kvorum_api::EtcdError;
 use kvorum_node::member::{Outcome, Proposal};
 use kvorum_store::{Access, AuthState, Reader};
 use slab::Slab;
+use tokio::sync::Semaphore;
 
 use crate::auth::{self, Credentials, Identity, Proven, matrix};
 use crate::core::{Core, Waiter};
 use crate::grpc::{Responder, Status, begin_frame, finish_frame};
-use crate::limits::PROVEN_TOKENS_MAX;
+use crate::limits::{LONG_RANGES_PER_THREAD, PROVEN_TOKENS_MAX};
 use crate::mailbox::SlotKey;
 use crate::metrics::{GrpcCode, GrpcMethod};
 use crate::services::Call;
@@ -56,6 +57,8 @@ pub struct Worker {
     auth: RefCell<(u64, Arc<AuthState>)>,
     /// What all connections of the thread hold, see [`crate::held`].
     pub held_bytes: Rc<Cell<usize>>,
+    /// A turn for each reply of several slices.
+    pub long_ranges: Arc<Semaphore>,
 }
 
 /// How often calls that wait too long are looked for.
@@ -83,6 +86,7 @@ impl Worker {
             proven: RefCell::default(),
             auth: RefCell::default(),
             held_bytes: Rc::default(),
+            long_ranges: Arc::new(Semaphore::new(LONG_RANGES_PER_THREAD)),
         })
     }
 

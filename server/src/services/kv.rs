@@ -1,6 +1,7 @@
 //! KV: ranges from memory on the spot, everything else through the log.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kvorum_api::EtcdError;
@@ -19,6 +20,8 @@ use crate::grpc::{
 };
 use crate::limits::{MEASURE_SLICE_KEYS, RANGE_SLICE_BYTES, SPLIT_REPLY_BYTES_MIN};
 use crate::worker::{CallMeta, Worker};
+use kvorum_api::etcdserverpb::range_request::{SortOrder, SortTarget};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Field tags of `InternalRaftRequest` (length-delimited).
 const PUT_TAG: u8 = 4 << 3 | 2;
@@ -52,25 +55,66 @@ fn begin_range(worker: &Rc<Worker>, call: Call, request: &RangeRequest, respond:
     if let Err(error) = worker.check_keys(&call, Access::Read, &request.key, &request.range_end) {
         return worker.finish(call.method, respond, Err(error.into()));
     }
-    let mut cursor = match worker.reader.range(request) {
+    let cursor = match worker.reader.range(request) {
         Ok(cursor) => cursor,
         Err(error) => return worker.finish(call.method, respond, Err(read_status(&error))),
     };
+    // A reply in another order than the keys' is all in memory before its first slice.
+    if is_in_key_order(request) {
+        return advance_range(worker, call, cursor, None, respond);
+    }
+    let turns = Arc::clone(&worker.long_ranges);
+    if let Ok(turn) = Arc::clone(&turns).try_acquire_owned() {
+        return advance_range(worker, call, cursor, Some(turn), respond);
+    }
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        let turn = turns.acquire_owned().await.expect("nobody closes it");
+        advance_range(&worker, call, cursor, Some(turn), respond);
+    });
+}
+
+fn is_in_key_order(request: &RangeRequest) -> bool {
+    request.range_end.is_empty()
+        || request.sort_order == i32::from(SortOrder::None)
+        || (request.sort_target == i32::from(SortTarget::Key) && request.sort_order == i32::from(SortOrder::Ascend))
+}
+
+fn advance_range(
+    worker: &Rc<Worker>,
+    call: Call,
+    mut cursor: RangeCursor,
+    turn: Option<OwnedSemaphorePermit>,
+    respond: Responder,
+) {
     match cursor.advance(RANGE_SLICE_BYTES) {
         Ok(Progress::Done) => reply_range(worker, call, Vec::new(), cursor.finish(), respond),
         Ok(progress) => {
             let worker = Rc::clone(worker);
-            tokio::task::spawn_local(finish_range(worker, call, cursor, progress, respond));
+            tokio::task::spawn_local(finish_range(worker, call, cursor, progress, turn, respond));
         }
         Err(error) => worker.finish(call.method, respond, Err(read_status(&error))),
     }
 }
 
 /// A reply that is more than one slice: streamed if its length can be told, else put together first.
-async fn finish_range(worker: Rc<Worker>, call: Call, cursor: RangeCursor, progress: Progress, respond: Responder) {
+async fn finish_range(
+    worker: Rc<Worker>,
+    call: Call,
+    cursor: RangeCursor,
+    progress: Progress,
+    turn: Option<OwnedSemaphorePermit>,
+    respond: Responder,
+) {
+    // What waits here holds one slice. All at once, each would hold most of its reply, and a turn would take seconds.
+    let turn = match turn {
+        Some(turn) => turn,
+        None => Arc::clone(&worker.long_ranges).acquire_owned().await.expect("nobody closes it"),
+    };
     if let (Progress::More, Some(rest)) = (progress, cursor.measure_rest())
         && let Some(rest_bytes) = measure(rest).await
     {
+        drop(turn);
         return stream_range(&worker, call, cursor, rest_bytes, respond).await;
     }
     match collect_range(cursor, progress).await {
