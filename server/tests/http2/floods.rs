@@ -345,10 +345,16 @@ fn messages_that_do_not_end_are_bounded() {
         client.send(DATA, 0, stream, &[&[0, 0, 16, 0, 0][..], &[7; 16_000]].concat());
         client.send(DATA, 0, stream, &[7; 16_000]);
     }
-    for refused in 0..10 {
+    let mut refused = 0;
+    while refused < 10 {
         let (end, _) = client.end();
+        // What a refused call would still send is told off behind its answer.
+        if end.kind == RST_STREAM && end.payload == [0; 4] {
+            continue;
+        }
         assert_eq!(end.kind, HEADERS, "{:?}", end.payload);
         assert!(refused > 0 || says(&end, TOO_MANY_REQUESTS), "{:?}", end.payload);
+        refused += 1;
     }
     expect_served(&member, "beside messages that do not end");
 }
