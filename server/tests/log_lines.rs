@@ -99,13 +99,7 @@ async fn cve_2020_15113_a_folder_that_others_may_read() {
     );
     let mut stderr = BufReader::new(server.0.stderr.take().expect("it is piped"));
     let mut said = String::new();
-    let address = loop {
-        let from = said.len();
-        assert_ne!(stderr.read_line(&mut said).expect("text"), 0, "it ended: {said}");
-        if let Some(address) = line(&said[from..])["address"].as_str() {
-            break address.to_owned();
-        }
-    };
+    let address = until_served(&mut stderr, &mut said);
     use_it(&format!("http://{address}")).await;
     let pid = rustix::process::Pid::from_child(&server.0);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
@@ -136,6 +130,17 @@ async fn cve_2020_15113_a_folder_that_others_may_read() {
     }
     for made in ["fixtures/peer/key.pem", ".wal", ".snap", ".mdb"] {
         assert!(files.iter().any(|file| file.display().to_string().ends_with(made)), "{made}: {files:?}");
+    }
+}
+
+/// Reads what the program says until it names the address that it serves clients at.
+fn until_served(stderr: &mut impl BufRead, said: &mut String) -> String {
+    loop {
+        let from = said.len();
+        assert_ne!(stderr.read_line(said).expect("text"), 0, "it ended: {said}");
+        if let Some(address) = line(&said[from..])["address"].as_str() {
+            return address.to_owned();
+        }
     }
 }
 
@@ -185,13 +190,7 @@ async fn cve_2021_28235_no_secret_is_shown() {
         );
         let mut stderr = BufReader::new(server.0.stderr.take().expect("it is piped"));
         let mut said = String::new();
-        let address = loop {
-            let from = said.len();
-            assert_ne!(stderr.read_line(&mut said).expect("text"), 0, "it ended: {said}");
-            if let Some(address) = line(&said[from..])["address"].as_str() {
-                break address.to_owned();
-            }
-        };
+        let address = until_served(&mut stderr, &mut said);
         // The pipe must not fill.
         let rest = std::thread::spawn(move || {
             let mut rest = String::new();

@@ -500,6 +500,8 @@ impl Keepalive {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     /// A server resets every stream as one whose caller's time is over.

@@ -60,7 +60,7 @@ fn begin_range(worker: &Rc<Worker>, call: Call, request: &RangeRequest, respond:
         Err(error) => return worker.finish(call.method, respond, Err(read_status(&error))),
     };
     // A reply in another order than the keys' is all in memory before its first slice.
-    if is_in_key_order(request) {
+    if request.range_end.is_empty() || is_in_key_order(request) {
         return advance_range(worker, call, cursor, None, respond);
     }
     let turns = Arc::clone(&worker.long_ranges);
@@ -74,9 +74,9 @@ fn begin_range(worker: &Rc<Worker>, call: Call, request: &RangeRequest, respond:
     });
 }
 
-fn is_in_key_order(request: &RangeRequest) -> bool {
-    request.range_end.is_empty()
-        || request.sort_order == i32::from(SortOrder::None)
+/// Whether the reply's order is that of the keys, which needs no sorting.
+pub(super) fn is_in_key_order(request: &RangeRequest) -> bool {
+    request.sort_order == i32::from(SortOrder::None)
         || (request.sort_target == i32::from(SortTarget::Key) && request.sort_order == i32::from(SortOrder::Ascend))
 }
 

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use kvorum_api::Code;
 use kvorum_api::etcdserverpb::RangeRequest;
-use kvorum_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use kvorum_store::{Access, Progress, RangeCursor, ReadError, Reply, check_range};
 
+use super::kv::is_in_key_order;
 use super::snapshot::{Ended, send_frame, unless_ended};
 use super::{Call, linearize, on_reader_pool, read_status};
 use crate::grpc::{MessageReader, Responder, Status, StreamResponder, begin_frame, decode, finish_frame};
@@ -59,9 +59,7 @@ pub async fn serve(worker: &Rc<Worker>, call: &Call, mut messages: MessageReader
 
 async fn begin(worker: &Rc<Worker>, call: &Call, request: &RangeRequest) -> Result<RangeCursor, Status> {
     check_range(request)?;
-    let in_key_order = request.sort_order == i32::from(SortOrder::None)
-        || (request.sort_target == i32::from(SortTarget::Key) && request.sort_order == i32::from(SortOrder::Ascend));
-    if !in_key_order {
+    if !is_in_key_order(request) {
         return Err(Status::new(Code::Unimplemented, "RangeStream does not support custom sort orders"));
     }
     let filters =

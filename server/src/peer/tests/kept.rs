@@ -61,15 +61,7 @@ async fn serve(mut stream: TcpStream, manners: Manners, counts: &Counts) {
         if matches!(manners, Manners::ClosesAfter(count) if count == answered) {
             return;
         }
-        let head = loop {
-            if let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-                break end + 4;
-            }
-            match stream.read_buf(&mut received).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => return,
-            }
-        };
+        let Some(head) = super::read_head(&mut stream, &mut received).await else { return };
         let rest = received.split_off(head);
         let text = String::from_utf8_lossy(&received).to_lowercase();
         let body = text.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);

@@ -65,15 +65,7 @@ async fn redirecting(
 async fn serve(mut stream: TcpStream, answer: String, requests: Arc<watch::Sender<Vec<String>>>) {
     let mut received = Vec::new();
     loop {
-        let head = loop {
-            if let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-                break end + 4;
-            }
-            match stream.read_buf(&mut received).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => return,
-            }
-        };
+        let Some(head) = super::read_head(&mut stream, &mut received).await else { return };
         let text = String::from_utf8_lossy(&received[..head]).to_lowercase();
         let body = text.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
         while received.len() < head + body {
