@@ -238,6 +238,7 @@ impl Drop for PanicGuard<'_> {
 impl Core {
     pub fn new(config: CoreConfig, parts: CoreParts, workers: usize) -> Self {
         let CoreParts { member, reader, wal, ids, publisher, metrics, databases, dialer, authenticator } = parts;
+        let space = Space::of(&reader.alarms(), config.member_id);
         Self {
             config,
             reader,
@@ -248,7 +249,7 @@ impl Core {
             dialer,
             authenticator,
             shrinking: Shrinking::default(),
-            space: Space::default(),
+            space,
             state: Mutex::new(member),
             log: Mutex::new(wal),
             queue: Mutex::default(),
@@ -741,6 +742,9 @@ impl Core {
             if let Some(peers) = self.peers.get() {
                 peers.membership_changed();
             }
+        }
+        for alarm in &turn.alarms_raised {
+            self.space.note_raised(alarm, self.config.member_id, self.now());
         }
         for (alarms, what) in [(&turn.alarms_raised, "raised"), (&turn.alarms_lifted, "disarmed")] {
             for alarm in alarms {

@@ -195,10 +195,12 @@ pub const RESERVED_DESCRIPTORS: usize = 150;
 /// One in so many of the other descriptors is for connections on the peer ports, up to [`PEER_CONNECTIONS_MAX`].
 pub const PEER_DESCRIPTORS_DIVISOR: usize = 4;
 
-/// Streams that h2 resets because of what a client did wrong (CVE-2025-8671), and those of a client's that it resets
-/// before we saw them (CVE-2023-44487); beyond them the connection is told to go away.
+/// Streams that h2 resets because of what a client did wrong (CVE-2025-8671); beyond them the connection is told to go away.
 pub const ERROR_RESETS_MAX: usize = 1024;
-pub const PENDING_RESETS_MAX: usize = 20;
+
+/// Streams that a client reset before we saw them (CVE-2023-44487); beyond them the connection is told to go away. Honest
+/// clients come near it when a machine stood still: all calls whose time was over meanwhile arrive together with their ends.
+pub const PENDING_RESETS_MAX: usize = 256;
 
 /// Proposals that wait for the log thread; beyond one of them requests are refused with "too many requests". A program that
 /// embeds a member may set other numbers.

@@ -35,6 +35,8 @@ const PREFIX_CHARACTERS_MAX: usize = 80;
 pub struct Space {
     /// Whether this member asked for it, in this life or an earlier one. One that an operator activated by hand stays.
     is_asked: AtomicBool,
+    /// Whether clients are served; alarms that come out of the log before are from an earlier life.
+    is_begun: AtomicBool,
     asked_milliseconds: AtomicU64,
     /// The largest request that was refused: there must be room for it.
     refused_bytes: AtomicU64,
@@ -42,6 +44,27 @@ pub struct Space {
 }
 
 impl Space {
+    /// For a member that opened these alarms.
+    pub fn of(opened: &[AlarmMember], member_id: u64) -> Self {
+        let space = Self::default();
+        if opened.contains(&own_alarm(member_id)) {
+            space.note_asked(0);
+        }
+        space
+    }
+
+    /// From now on clients can activate alarms by hand.
+    pub fn begin(&self) {
+        self.is_begun.store(true, Ordering::Release);
+    }
+
+    /// An alarm of this member's was raised.
+    pub fn note_raised(&self, alarm: &AlarmMember, member_id: u64, now: u64) {
+        if !self.is_begun.load(Ordering::Acquire) && *alarm == own_alarm(member_id) {
+            self.note_asked(now);
+        }
+    }
+
     pub fn note_asked(&self, now: u64) {
         self.asked_milliseconds.store(now, Ordering::Relaxed);
         self.is_asked.store(true, Ordering::Release);
@@ -64,20 +87,17 @@ impl Space {
 
 /// A change of this member's NOSPACE alarm.
 pub fn alarm_request(core: &Core, action: AlarmAction) -> InternalRaftRequest {
-    let AlarmMember { member_id, alarm } = own_alarm(core);
+    let AlarmMember { member_id, alarm } = own_alarm(core.config.member_id);
     let alarm = AlarmRequest { action: action as i32, member_id, alarm };
     InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() }
 }
 
-fn own_alarm(core: &Core) -> AlarmMember {
-    AlarmMember { member_id: core.config.member_id, alarm: AlarmType::Nospace as i32 }
+fn own_alarm(member_id: u64) -> AlarmMember {
+    AlarmMember { member_id, alarm: AlarmType::Nospace as i32 }
 }
 
 /// Looks from time to time, for ever.
 pub async fn keep(core: &Arc<Core>) {
-    if core.reader.alarms().contains(&own_alarm(core)) {
-        core.space.note_asked(core.now());
-    }
     let mut looks = 0;
     loop {
         look(core, looks).await;
@@ -88,7 +108,7 @@ pub async fn keep(core: &Arc<Core>) {
 
 async fn look(core: &Arc<Core>, looks: u32) {
     let space = &core.space;
-    if !core.reader.alarms().contains(&own_alarm(core)) {
+    if !core.reader.alarms().contains(&own_alarm(core.config.member_id)) {
         let asked = space.asked_milliseconds.load(Ordering::Relaxed);
         if space.is_asked.load(Ordering::Acquire) && core.now() > asked + RAISING_MILLISECONDS_MAX {
             space.forget();
@@ -178,6 +198,25 @@ mod tests {
         ] {
             assert_eq!(is_roomy(in_use, refused, quota), expected, "{in_use} {refused} {quota:?}");
         }
+    }
+
+    #[test]
+    fn an_alarm_from_before_clients_are_served_is_the_members_own() {
+        let is_asked = |space: &Space| space.is_asked.load(Ordering::Acquire);
+        let (own, foreign) = (own_alarm(1), own_alarm(2));
+        let corrupt = AlarmMember { alarm: AlarmType::Corrupt as i32, ..own };
+        assert!(is_asked(&Space::of(&[foreign, own], 1)), "it was in the database");
+        let space = Space::of(&[foreign, corrupt], 1);
+        for alarm in [foreign, corrupt] {
+            space.note_raised(&alarm, 1, 5);
+        }
+        assert!(!is_asked(&space));
+        space.note_raised(&own, 1, 5);
+        assert!(is_asked(&space), "it came out of the log");
+        let space = Space::of(&[], 1);
+        space.begin();
+        space.note_raised(&own, 1, 5);
+        assert!(!is_asked(&space), "an operator activated it");
     }
 
     #[test]

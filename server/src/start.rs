@@ -267,6 +267,7 @@ pub(crate) struct Serving {
 impl Serving {
     /// Answers clients from now on.
     pub(crate) fn begin(self) {
+        self.core.space.begin();
         // Nobody accepts any more at a stop.
         if self.core.is_stopping() || self.open.send(self.listeners).is_err() {
             return;

@@ -78,6 +78,17 @@ fn cve_2023_44487_rapid_reset() {
     expect_served(&member, "after rapid resets");
 }
 
+/// A client that gives up many calls at once, as after a moment in which a machine stood still, keeps its connection.
+#[test]
+fn calls_given_up_together_are_no_attack() {
+    let (_folder, member) = member();
+    let mut client = Client::connect(&member);
+    let bytes = requests(250, |bytes, stream| bytes.extend(frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())));
+    client.send_bytes(&bytes);
+    request(&mut client, 501, &first_request("localhost"));
+    expect_status(&mut client, 501, "behind calls that were given up");
+}
+
 /// The same one by one, so that each request is begun before it is taken back: work, but nothing that stays.
 #[test]
 fn cve_2023_44487_resets_of_calls_under_way() {
