@@ -62,31 +62,34 @@ impl Index {
         lease: i64,
         encode: impl FnOnce(&Stamp) -> KvBytes,
     ) -> (KvBytes, Option<Overwritten>) {
-        let Some(entry) = self.keys.get_mut(key) else {
-            let stamp = Stamp { revision, create_revision: revision.main, version: 1 };
+        let Self { keys, live_keys, value_bytes, value_bytes_max } = self;
+        keys.update(key, |found| {
+            let Some(entry) = found else {
+                let stamp = Stamp { revision, create_revision: revision.main, version: 1 };
+                let value = encode(&stamp);
+                let kept = charge(value_bytes, *value_bytes_max, &value);
+                let holds_value = kept.is_some();
+                let entry = KeyEntry::new(kept.unwrap_or_else(|| key_alone(key)), holds_value, stamp, lease);
+                *live_keys += 1;
+                return (Some(entry), (value, None));
+            };
+            let previous = entry.latest();
+            let existed = !previous.is_tombstone();
+            let create_revision = if existed { previous.create_revision } else { revision.main };
+            let stamp = Stamp { revision, create_revision, version: previous.version + 1 };
             let value = encode(&stamp);
-            let kept = charge(&mut self.value_bytes, self.value_bytes_max, &value);
+            *value_bytes -= entry.value_bytes();
+            let kept = charge(value_bytes, *value_bytes_max, &value);
             let holds_value = kept.is_some();
-            self.keys.insert(KeyEntry::new(kept.unwrap_or_else(|| key_alone(key)), holds_value, stamp, lease));
-            self.live_keys += 1;
-            return (value, None);
-        };
-        let previous = entry.latest();
-        let existed = !previous.is_tombstone();
-        let create_revision = if existed { previous.create_revision } else { revision.main };
-        let stamp = Stamp { revision, create_revision, version: previous.version + 1 };
-        let value = encode(&stamp);
-        self.value_bytes -= entry.value_bytes();
-        let kept = charge(&mut self.value_bytes, self.value_bytes_max, &value);
-        let holds_value = kept.is_some();
-        let old_value = entry.push(stamp, kept.unwrap_or_else(|| key_alone(key)), holds_value);
-        let old_lease = entry.lease();
-        entry.set_lease(lease);
-        if !existed {
-            self.live_keys += 1;
-        }
-        let overwritten = existed.then_some(Overwritten { stamp: previous, value: old_value, lease: old_lease });
-        (value, overwritten)
+            let old_value = entry.push(stamp, kept.unwrap_or_else(|| key_alone(key)), holds_value);
+            let old_lease = entry.lease();
+            entry.set_lease(lease);
+            if !existed {
+                *live_keys += 1;
+            }
+            let overwritten = existed.then_some(Overwritten { stamp: previous, value: old_value, lease: old_lease });
+            (None, (value, overwritten))
+        })
     }
 
     /// Deletes a key that exists; `None` if it does not. `encode` gives what is stored of the tombstone, which is returned

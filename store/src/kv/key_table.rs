@@ -69,27 +69,31 @@ impl KeyTable {
         Some(&mut chunk[position])
     }
 
+    /// Changes the entry of a key, or adds the one that `change` makes where there is none. One search serves both.
+    ///
     /// # Panics
-    /// If the key is there already.
-    pub(crate) fn insert(&mut self, entry: KeyEntry) {
-        let chunk = self.chunk_of_mut(entry.key());
-        let position = search(chunk, entry.key()).expect_err("only new keys are inserted");
-        if chunk.len() < CHUNK_KEYS {
-            grow(chunk);
-            return chunk.insert(position, entry);
+    /// If the entry made is another key's.
+    #[inline]
+    pub(crate) fn update<T>(
+        &mut self,
+        key: &[u8],
+        change: impl FnOnce(Option<&mut KeyEntry>) -> (Option<KeyEntry>, T),
+    ) -> T {
+        let chunk = self.chunk_of_mut(key);
+        match search(chunk, key) {
+            Ok(position) => change(Some(&mut chunk[position])).1,
+            Err(position) => {
+                let (made, told) = change(None);
+                if let Some(entry) = made {
+                    assert_eq!(entry.key(), key, "an entry is added under its key");
+                    if let Some(upper) = insert(chunk, position, entry) {
+                        let bound = upper[0].key().into();
+                        self.chunks.insert(bound, upper);
+                    }
+                }
+                told
+            }
         }
-        // At its end a full chunk stays full: keys mostly come in rising order.
-        let middle = if position == CHUNK_KEYS { CHUNK_KEYS } else { CHUNK_KEYS / 2 };
-        let mut upper = chunk.split_off(middle);
-        let (half, position) =
-            if position < middle { (&mut *chunk, position) } else { (&mut upper, position - middle) };
-        half.reserve_exact(CHUNK_GROWTH_KEYS);
-        half.insert(position, entry);
-        if middle < CHUNK_KEYS {
-            chunk.shrink_to(middle + CHUNK_GROWTH_KEYS);
-        }
-        let bound = upper[0].key().into();
-        self.chunks.insert(bound, upper);
     }
 
     /// Entries with `from <= key`, up to the end.
@@ -194,6 +198,25 @@ fn search(chunk: &[KeyEntry], key: &[u8]) -> Result<usize, usize> {
     chunk.binary_search_by(|entry| entry.key().cmp(key))
 }
 
+/// Puts an entry in its place. Gives the upper part of a chunk that had to be split.
+fn insert(chunk: &mut Chunk, position: usize, entry: KeyEntry) -> Option<Chunk> {
+    if chunk.len() < CHUNK_KEYS {
+        grow(chunk);
+        chunk.insert(position, entry);
+        return None;
+    }
+    // At its end a full chunk stays full: keys mostly come in rising order.
+    let middle = if position == CHUNK_KEYS { CHUNK_KEYS } else { CHUNK_KEYS / 2 };
+    let mut upper = chunk.split_off(middle);
+    let (half, position) = if position < middle { (&mut *chunk, position) } else { (&mut upper, position - middle) };
+    half.reserve_exact(CHUNK_GROWTH_KEYS);
+    half.insert(position, entry);
+    if middle < CHUNK_KEYS {
+        chunk.shrink_to(middle + CHUNK_GROWTH_KEYS);
+    }
+    Some(upper)
+}
+
 fn grow(chunk: &mut Chunk) {
     if chunk.len() == chunk.capacity() {
         chunk.reserve_exact(CHUNK_GROWTH_KEYS);
@@ -273,10 +296,9 @@ mod tests {
     }
 
     fn insert(table: &mut KeyTable, model: &mut BTreeSet<Vec<u8>>, key: &[u8]) {
-        assert_eq!(table.get_mut(key).is_some(), !model.insert(key.to_vec()));
-        if table.get(key).is_none() {
-            table.insert(entry(key));
-        }
+        let is_new = table.update(key, |found| (found.is_none().then(|| entry(key)), found.is_none()));
+        assert_eq!(is_new, model.insert(key.to_vec()));
+        assert!(table.get_mut(key).is_some());
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -358,7 +380,7 @@ mod tests {
         let mut table = KeyTable::new();
         for number in 0..10_000u32 {
             let key = format!("{number:08}").into_bytes();
-            table.insert(entry(&key));
+            table.update(&key, |_| (Some(entry(&key)), ()));
         }
         assert_eq!(table.chunks.len(), 10_000usize.div_ceil(CHUNK_KEYS));
     }
