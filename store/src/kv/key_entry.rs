@@ -33,6 +33,16 @@ impl Stamp {
     }
 }
 
+/// Bits of [`KeyEntry::head_and_held`] below the head.
+const HEAD_SHIFT: u32 = 8;
+
+/// The three bytes of a key behind the first `skipped`, as a number; zeros where it has none.
+#[inline]
+pub(crate) fn head_of(key: &[u8], skipped: usize) -> u32 {
+    let byte = |position: usize| key.get(skipped + position).map_or(0, |byte| u32::from(*byte));
+    byte(0) << 16 | byte(1) << 8 | byte(2)
+}
+
 #[derive(Debug)]
 pub(crate) struct KeyEntry {
     /// The encoded `KeyValue` of the latest revision, or one with nothing but the key.
@@ -41,8 +51,9 @@ pub(crate) struct KeyEntry {
     create_revision: i64,
     version: i64,
     sub: u32,
-    /// Whether `kv` is the value.
-    holds_value: bool,
+    /// Whether `kv` is the value, in the lowest bit. Above the lowest byte the head of the key that the table chose: most of
+    /// a search reads these and not the keys, which lie elsewhere.
+    head_and_held: u32,
     /// What most keys do not have, so that they pay for a pointer only.
     rest: Option<Box<Rest>>,
 }
@@ -63,7 +74,8 @@ impl KeyEntry {
     /// # Panics
     /// If a single transaction made 2^32 changes.
     pub(crate) fn new(kv: KvBytes, holds_value: bool, latest: Stamp, lease: i64) -> Self {
-        let mut entry = Self { kv, main: 0, create_revision: 0, version: 0, sub: 0, holds_value, rest: None };
+        let head_and_held = u32::from(holds_value);
+        let mut entry = Self { kv, main: 0, create_revision: 0, version: 0, sub: 0, head_and_held, rest: None };
         entry.set_latest(latest);
         entry.set_lease(lease);
         entry
@@ -72,6 +84,21 @@ impl KeyEntry {
     #[inline]
     pub(crate) fn key(&self) -> &[u8] {
         key_of(&self.kv)
+    }
+
+    /// What [`head_of`] gave when it was set last.
+    #[inline]
+    pub(crate) fn head(&self) -> u32 {
+        self.head_and_held >> HEAD_SHIFT
+    }
+
+    pub(crate) fn set_head(&mut self, skipped: usize) {
+        self.head_and_held = head_of(self.key(), skipped) << HEAD_SHIFT | u32::from(self.holds_value());
+    }
+
+    #[inline]
+    fn holds_value(&self) -> bool {
+        self.head_and_held & 1 != 0
     }
 
     #[inline]
@@ -88,7 +115,7 @@ impl KeyEntry {
     /// The encoded `KeyValue` of the latest revision, if it is a put and the budget allowed.
     #[inline]
     pub(crate) fn value(&self) -> Option<&KvBytes> {
-        self.holds_value.then_some(&self.kv)
+        self.holds_value().then_some(&self.kv)
     }
 
     /// The value of the revision with this stamp, if it is the latest and in memory.
@@ -159,14 +186,16 @@ impl KeyEntry {
         older.push(previous);
         self.set_latest(stamp);
         let old = std::mem::replace(&mut self.kv, kv);
-        let held = std::mem::replace(&mut self.holds_value, holds_value);
+        let held = self.holds_value();
+        self.head_and_held = self.head_and_held & !1 | u32::from(holds_value);
         held.then_some(old)
     }
 
     /// A later revision of the same key takes this one's place.
     pub(crate) fn succeed(&mut self, next: Self) {
         let (stamp, lease) = (next.latest(), next.lease());
-        self.push(stamp, next.kv, next.holds_value);
+        let holds_value = next.holds_value();
+        self.push(stamp, next.kv, holds_value);
         self.set_lease(lease);
     }
 

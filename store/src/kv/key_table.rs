@@ -4,13 +4,16 @@
 //! and has the key beside each entry. Here a `BTreeMap` holds chunks of up to [`CHUNK_KEYS`] entries, each under a bound
 //! that none of its keys is below: the bound of the first is the empty key. A full chunk that grows at its end is left
 //! full; one that grows in the middle is split.
+//!
+//! Keys lie with their values, and values that are written often are in no cache. So each entry has a few bytes of its
+//! key, those behind what all keys of its chunk begin with: a search reads one key, and seldom more.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::btree_map;
 use std::ops::Bound;
 
-use super::key_entry::KeyEntry;
+use super::key_entry::{KeyEntry, head_of};
 
 /// Entries of a chunk at most. More make insertions in the middle dearer, fewer make more chunks.
 const CHUNK_KEYS: usize = 64;
@@ -18,7 +21,13 @@ const CHUNK_KEYS: usize = 64;
 /// A chunk grows by this many entries at a time, so that a sparse one is small.
 const CHUNK_GROWTH_KEYS: usize = 8;
 
-type Chunk = Vec<KeyEntry>;
+#[derive(Debug, Default)]
+struct Chunk {
+    /// Sorted, with the heads behind `shared`.
+    entries: Vec<KeyEntry>,
+    /// Bytes that all keys begin with: no more than they have in common, and often as many.
+    shared: usize,
+}
 
 #[derive(Debug)]
 pub(crate) struct KeyTable {
@@ -41,32 +50,35 @@ impl KeyTable {
     /// # Panics
     /// If the keys do not rise.
     pub(crate) fn from_sorted(entries: impl Iterator<Item = KeyEntry>) -> Self {
-        let mut chunks: Vec<(Box<[u8]>, Chunk)> = vec![(Box::default(), Chunk::new())];
+        let mut chunks: Vec<(Box<[u8]>, Chunk)> = vec![(Box::default(), Chunk::default())];
         for entry in entries {
-            let (_, chunk) = chunks.last().expect("begun with one");
-            assert!(chunk.last().is_none_or(|last| last.key() < entry.key()), "keys rise");
-            if chunk.len() == CHUNK_KEYS {
-                chunks.push((entry.key().into(), Chunk::new()));
+            let (_, chunk) = chunks.last_mut().expect("begun with one");
+            assert!(chunk.entries.last().is_none_or(|last| last.key() < entry.key()), "keys rise");
+            if chunk.entries.len() == CHUNK_KEYS {
+                chunk.set_heads();
+                chunks.push((entry.key().into(), Chunk::default()));
             }
             let (_, chunk) = chunks.last_mut().expect("begun with one");
-            grow(chunk);
-            chunk.push(entry);
+            chunk.grow();
+            chunk.entries.push(entry);
         }
+        let (_, chunk) = chunks.last_mut().expect("begun with one");
+        chunk.set_heads();
         Self { chunks: BTreeMap::from_iter(chunks) }
     }
 
     #[inline]
     pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyEntry> {
         let chunk = self.chunk_of(key);
-        let position = search(chunk, key).ok()?;
-        Some(&chunk[position])
+        let position = chunk.search(key).ok()?;
+        Some(&chunk.entries[position])
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, key: &[u8]) -> Option<&mut KeyEntry> {
         let chunk = self.chunk_of_mut(key);
-        let position = search(chunk, key).ok()?;
-        Some(&mut chunk[position])
+        let position = chunk.search(key).ok()?;
+        Some(&mut chunk.entries[position])
     }
 
     /// Changes the entry of a key, or adds the one that `change` makes where there is none. One search serves both.
@@ -80,14 +92,14 @@ impl KeyTable {
         change: impl FnOnce(Option<&mut KeyEntry>) -> (Option<KeyEntry>, T),
     ) -> T {
         let chunk = self.chunk_of_mut(key);
-        match search(chunk, key) {
-            Ok(position) => change(Some(&mut chunk[position])).1,
+        match chunk.search(key) {
+            Ok(position) => change(Some(&mut chunk.entries[position])).1,
             Err(position) => {
                 let (made, told) = change(None);
                 if let Some(entry) = made {
                     assert_eq!(entry.key(), key, "an entry is added under its key");
-                    if let Some(upper) = insert(chunk, position, entry) {
-                        let bound = upper[0].key().into();
+                    if let Some(upper) = chunk.insert(position, entry) {
+                        let bound = upper.entries[0].key().into();
                         self.chunks.insert(bound, upper);
                     }
                 }
@@ -100,7 +112,7 @@ impl KeyTable {
     pub(crate) fn range<'a, 'e>(&'a self, from: &[u8], end: Bound<&'e [u8]>) -> Entries<'a, 'e> {
         let mut chunks = self.chunks.range::<[u8], _>((Bound::Excluded(from), Bound::Unbounded));
         let first = self.chunk_of(from);
-        let rest = &first[search(first, from).unwrap_or_else(|position| position)..];
+        let rest = &first.entries[first.search(from).unwrap_or_else(|position| position)..];
         let entries = up_to(rest, end);
         if entries.len() < rest.len() {
             chunks = btree_map::Range::default();
@@ -125,8 +137,8 @@ impl KeyTable {
         let mut sparse = Vec::new();
         let first: Box<[u8]> = self.bound_of(from).into();
         for (bound, chunk) in self.chunks.range_mut::<[u8], _>((Bound::Included(&*first), Bound::Unbounded)) {
-            let before = chunk.len();
-            chunk.retain_mut(|entry| {
+            let before = chunk.entries.len();
+            chunk.entries.retain_mut(|entry| {
                 if stopped.is_some() || entry.key() < from {
                     return true;
                 }
@@ -138,7 +150,7 @@ impl KeyTable {
                     }
                 }
             });
-            if chunk.len() < before {
+            if chunk.entries.len() < before {
                 sparse.push(bound.clone());
             }
             if stopped.is_some() {
@@ -152,23 +164,26 @@ impl KeyTable {
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut KeyEntry> {
-        self.chunks.values_mut().flatten()
+        self.chunks.values_mut().flat_map(|chunk| &mut chunk.entries)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &KeyEntry> {
-        self.chunks.values().flatten()
+        self.chunks.values().flat_map(|chunk| &chunk.entries)
     }
 
     /// A chunk that lost entries gives back its room, and takes in its successor if one chunk has room for both.
     fn join_with_next(&mut self, bound: &[u8]) {
-        let Some(chunk) = self.chunks.get(bound) else { return };
+        let Some(Chunk { entries, .. }) = self.chunks.get(bound) else { return };
         let mut later = self.chunks.range::<[u8], _>((Bound::Excluded(bound), Bound::Unbounded));
-        let next = later.next().filter(|(_, next)| chunk.len() + next.len() <= CHUNK_KEYS / 2);
+        let next = later.next().filter(|(_, next)| entries.len() + next.entries.len() <= CHUNK_KEYS / 2);
         let taken = next.map(|(next, _)| next.clone()).and_then(|next| self.chunks.remove(&next));
         let chunk = self.chunks.get_mut(bound).expect("seen above");
-        chunk.extend(taken.unwrap_or_default());
-        chunk.shrink_to_fit();
-        if chunk.is_empty() && !bound.is_empty() {
+        if let Some(taken) = taken {
+            chunk.entries.extend(taken.entries);
+            chunk.set_heads();
+        }
+        chunk.entries.shrink_to_fit();
+        if chunk.entries.is_empty() && !bound.is_empty() {
             self.chunks.remove(bound);
         }
     }
@@ -193,46 +208,83 @@ impl KeyTable {
     }
 }
 
-#[inline]
-fn search(chunk: &[KeyEntry], key: &[u8]) -> Result<usize, usize> {
-    chunk.binary_search_by(|entry| entry.key().cmp(key))
-}
-
-/// Puts an entry in its place. Gives the upper part of a chunk that had to be split.
-fn insert(chunk: &mut Chunk, position: usize, entry: KeyEntry) -> Option<Chunk> {
-    if chunk.len() < CHUNK_KEYS {
-        grow(chunk);
-        chunk.insert(position, entry);
-        return None;
+impl Chunk {
+    #[inline]
+    fn search(&self, key: &[u8]) -> Result<usize, usize> {
+        let Self { entries, shared } = self;
+        let head = head_of(key, *shared);
+        // Right if the key begins as the others do, which is seen below.
+        let begin = entries.partition_point(|entry| entry.head() < head);
+        let alike = entries[begin..].iter().take_while(|entry| entry.head() == head).count();
+        let found = entries[begin..begin + alike].binary_search_by(|entry| entry.key().cmp(key));
+        match found {
+            Ok(position) => Ok(begin + position),
+            Err(position) => match entries.first() {
+                Some(first) if !key.starts_with(&first.key()[..*shared]) => {
+                    Err(if key < first.key() { 0 } else { entries.len() })
+                }
+                _ => Err(begin + position),
+            },
+        }
     }
-    // At its end a full chunk stays full: keys mostly come in rising order.
-    let middle = if position == CHUNK_KEYS { CHUNK_KEYS } else { CHUNK_KEYS / 2 };
-    let mut upper = chunk.split_off(middle);
-    let (half, position) = if position < middle { (&mut *chunk, position) } else { (&mut upper, position - middle) };
-    half.reserve_exact(CHUNK_GROWTH_KEYS);
-    half.insert(position, entry);
-    if middle < CHUNK_KEYS {
-        chunk.shrink_to(middle + CHUNK_GROWTH_KEYS);
-    }
-    Some(upper)
-}
 
-fn grow(chunk: &mut Chunk) {
-    if chunk.len() == chunk.capacity() {
-        chunk.reserve_exact(CHUNK_GROWTH_KEYS);
+    /// Puts an entry in its place. Gives the upper part of a chunk that had to be split.
+    fn insert(&mut self, position: usize, entry: KeyEntry) -> Option<Self> {
+        if self.entries.len() < CHUNK_KEYS {
+            self.grow();
+            self.place(position, entry);
+            return None;
+        }
+        // At its end a full chunk stays full: keys mostly come in rising order.
+        let middle = if position == CHUNK_KEYS { CHUNK_KEYS } else { CHUNK_KEYS / 2 };
+        let mut upper = Self { entries: self.entries.split_off(middle), shared: 0 };
+        let (half, position) = if position < middle { (&mut *self, position) } else { (&mut upper, position - middle) };
+        half.entries.reserve_exact(CHUNK_GROWTH_KEYS);
+        half.entries.insert(position, entry);
+        upper.set_heads();
+        if middle < CHUNK_KEYS {
+            self.entries.shrink_to(middle + CHUNK_GROWTH_KEYS);
+            self.set_heads();
+        }
+        Some(upper)
+    }
+
+    fn place(&mut self, position: usize, mut entry: KeyEntry) {
+        entry.set_head(self.shared);
+        let is_alike = self.entries.first().is_some_and(|first| entry.key().starts_with(&first.key()[..self.shared]));
+        self.entries.insert(position, entry);
+        if !is_alike {
+            self.set_heads();
+        }
+    }
+
+    fn set_heads(&mut self) {
+        let [first, .., last] = &self.entries[..] else {
+            // One key alone has nothing to be told from.
+            self.shared = self.entries.first().map_or(0, |entry| entry.key().len());
+            return self.entries.iter_mut().for_each(|entry| entry.set_head(self.shared));
+        };
+        self.shared = first.key().iter().zip(last.key()).take_while(|(one, other)| one == other).count();
+        self.entries.iter_mut().for_each(|entry| entry.set_head(self.shared));
+    }
+
+    fn grow(&mut self) {
+        if self.entries.len() == self.entries.capacity() {
+            self.entries.reserve_exact(CHUNK_GROWTH_KEYS);
+        }
     }
 }
 
 /// The entries of a chunk before the end.
-fn up_to<'a>(chunk: &'a [KeyEntry], end: Bound<&[u8]>) -> &'a [KeyEntry] {
+fn up_to<'a>(entries: &'a [KeyEntry], end: Bound<&[u8]>) -> &'a [KeyEntry] {
     let within = |entry: &KeyEntry| match end {
         Bound::Unbounded => true,
         Bound::Included(end) => entry.key().cmp(end) != Ordering::Greater,
         Bound::Excluded(end) => entry.key() < end,
     };
-    match chunk.last() {
-        Some(last) if !within(last) => &chunk[..chunk.partition_point(within)],
-        _ => chunk,
+    match entries.last() {
+        Some(last) if !within(last) => &entries[..entries.partition_point(within)],
+        _ => entries,
     }
 }
 
@@ -260,8 +312,8 @@ impl<'a> Iterator for Entries<'a, '_> {
                 return Some(entry);
             }
             let (_, chunk) = self.chunks.next()?;
-            let entries = up_to(chunk, self.end);
-            if entries.len() < chunk.len() {
+            let entries = up_to(&chunk.entries, self.end);
+            if entries.len() < chunk.entries.len() {
                 self.chunks = btree_map::Range::default();
             }
             self.entries = entries.iter();
@@ -287,8 +339,10 @@ mod tests {
     }
 
     fn key(number: u16) -> Vec<u8> {
-        // Lengths differ, so that the order is not that of the numbers.
-        format!("{number:x}").into_bytes()
+        // Lengths differ, so that the order is not that of the numbers; and of some keys all that differs is a zero behind.
+        let mut key = format!("{:x}", number / 2).into_bytes();
+        key.extend_from_slice(&[0][..usize::from(number % 2)]);
+        key
     }
 
     fn entry(key: &[u8]) -> KeyEntry {
@@ -315,9 +369,14 @@ mod tests {
         assert_eq!(keys, model.iter().map(Vec::as_slice).collect::<Vec<_>>());
         assert!(table.chunks.contains_key(&[][..]));
         for (bound, chunk) in &table.chunks {
-            assert!(chunk.len() <= CHUNK_KEYS && chunk.iter().all(|entry| entry.key() >= &**bound));
-            assert!(!chunk.is_empty() || bound.is_empty());
-            assert!(chunk.capacity() <= chunk.len() + CHUNK_GROWTH_KEYS);
+            let Chunk { entries, shared } = chunk;
+            assert!(entries.len() <= CHUNK_KEYS && entries.iter().all(|entry| entry.key() >= &**bound));
+            assert!(!entries.is_empty() || bound.is_empty());
+            assert!(entries.capacity() <= entries.len() + CHUNK_GROWTH_KEYS);
+            for entry in entries {
+                assert!(entry.key().starts_with(&entries[0].key()[..*shared]));
+                assert_eq!(entry.head(), head_of(entry.key(), *shared));
+            }
         }
         let (from, end) = (key(from), key(end));
         for bound in [Bound::Unbounded, Bound::Excluded(&*end), Bound::Included(&*end)] {
