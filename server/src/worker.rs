@@ -40,6 +40,10 @@ struct PendingCall {
 /// What a linearizable read does once it may be served, or is not.
 type ReadAction = Box<dyn FnOnce(&Rc<Worker>, Result<(), EtcdError>)>;
 
+/// Users, roles and permissions with a count of references that is the thread's own: one that all threads share would go from
+/// core to core with every call.
+pub type OwnAuth = Rc<Arc<AuthState>>;
+
 pub struct Worker {
     pub core: Arc<Core>,
     pub reader: Reader,
@@ -54,7 +58,7 @@ pub struct Worker {
     /// Tokens that were good when they were last shown here.
     proven: RefCell<HashMap<HeaderValue, Proven>>,
     /// The users, roles and permissions last looked at, with their generation.
-    auth: RefCell<(u64, Arc<AuthState>)>,
+    auth: RefCell<(u64, OwnAuth)>,
     /// What all connections of the thread hold, see [`crate::held`].
     pub held_bytes: Rc<Cell<usize>>,
     /// A turn for each reply of several slices.
@@ -124,7 +128,7 @@ impl Worker {
     }
 
     /// Users, roles and permissions; `None` while authentication is disabled.
-    pub fn auth(&self) -> Option<Arc<AuthState>> {
+    pub fn auth(&self) -> Option<OwnAuth> {
         let generation = self.reader.auth_generation();
         if generation == 0 {
             return None;
@@ -132,9 +136,9 @@ impl Worker {
         let mut seen = self.auth.borrow_mut();
         if seen.0 != generation {
             // It may be newer than the number, which is then looked at once more.
-            *seen = (generation, self.reader.auth());
+            *seen = (generation, Rc::new(self.reader.auth()));
         }
-        Some(Arc::clone(&seen.1))
+        Some(Rc::clone(&seen.1))
     }
 
     /// Who shows these credentials, if that needs no wait.

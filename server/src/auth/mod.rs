@@ -89,10 +89,11 @@ impl Credentials {
     }
 }
 
-/// What a token proved to be.
+/// What a token proved to be. The name is the asker's own: it is cloned for every call, and a count of references that all
+/// threads share would go from core to core.
 #[derive(Clone)]
 pub enum Proven {
-    Simple(Arc<Session>),
+    Simple(Arc<str>, Arc<Session>),
     Jwt(Arc<str>, Arc<Claims>),
 }
 
@@ -171,9 +172,9 @@ impl Authenticator {
     /// Whether what was proven before still holds, and whose it is.
     pub fn confirm(&self, core: &Core, proven: &Proven, auth_revision: u64) -> Option<Identity> {
         match (proven, &self.tokens) {
-            (Proven::Simple(session), Tokens::Simple(tokens)) => session
+            (Proven::Simple(user, session), Tokens::Simple(tokens)) => session
                 .touch(core.now(), tokens.ttl_milliseconds)
-                .then(|| Identity { user: session.user.clone(), revision: auth_revision }),
+                .then(|| Identity { user: user.clone(), revision: auth_revision }),
             (Proven::Jwt(user, claims), Tokens::Jwt(_)) => {
                 claims.is_current().then(|| Identity { user: user.clone(), revision: claims.revision })
             }
@@ -186,7 +187,10 @@ impl Authenticator {
     pub async fn prove(&self, core: &Core, token: &str) -> Result<Proven, EtcdError> {
         match &self.tokens {
             Tokens::None => Err(EtcdError::InvalidAuthToken),
-            Tokens::Simple(tokens) => tokens.wait_for(core, token).await.map(Proven::Simple),
+            Tokens::Simple(tokens) => {
+                let session = tokens.wait_for(core, token).await?;
+                Ok(Proven::Simple(Arc::from(&*session.user), session))
+            }
             Tokens::Jwt(jwt) => {
                 let (jwt, token) = (Arc::clone(jwt), token.to_owned());
                 let claims = self.signatures.run(move || jwt.verify(&token)).await?;
