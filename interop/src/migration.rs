@@ -149,12 +149,14 @@ pub async fn run(journey: &Journey) -> Result<Reports, String> {
         writers.push(tokio::spawn(clients::write(number, site.client(USER).await, shared.clone(), pace.pause)));
     }
     tokio::time::sleep(pace.calm).await;
-    shared.turn();
     let mut reports = Reports { watchers: pace.watchers, leases: pace.leases, ..Reports::default() };
+    let mut numbered = Vec::new();
     for &step in &journey.steps {
         let began = Instant::now();
+        let number = shared.turn();
         let databases_received = go(&mut site, programs, step, pace.calm).await;
-        reports.steps.push(Report { step, counts: shared.turn(), took: began.elapsed(), databases_received });
+        let report = Report { step, counts: Counts::default(), took: began.elapsed(), databases_received };
+        numbered.push((number, report));
         match clients::held(&control).await {
             Ok(count) if count == pace.leases => {}
             other => {
@@ -170,6 +172,8 @@ pub async fn run(journey: &Journey) -> Result<Reports, String> {
     for holder in holders {
         holder.await.expect("a holder does not panic");
     }
+    reports.steps =
+        numbered.into_iter().map(|(number, report)| Report { counts: shared.counts(number), ..report }).collect();
     let history = finish(&site, &control, first, &shared, parked.id).await?;
     for watcher in watchers {
         let told = watcher.await.expect("a watcher does not panic");

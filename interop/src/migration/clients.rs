@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -57,23 +57,53 @@ impl Counts {
 
 /// What the clients share.
 pub struct Shared {
-    counts: Mutex<(Counts, Instant)>,
+    tally: Mutex<Tally>,
     /// Answers and losses that must not be, in words.
     wrong: Mutex<Vec<String>>,
     is_over: AtomicBool,
 }
 
+/// One count for each state. A request counts where it began: one that fails may do so seconds later.
+struct Tally {
+    counts: Vec<Counts>,
+    /// When a write succeeded last.
+    last: Instant,
+}
+
+impl Tally {
+    fn current(&mut self) -> &mut Counts {
+        self.counts.last_mut().expect("begun with one")
+    }
+}
+
 impl Shared {
     pub fn new() -> Arc<Shared> {
-        let counts = Mutex::new((Counts::default(), Instant::now()));
-        Arc::new(Shared { counts, wrong: Mutex::default(), is_over: AtomicBool::new(false) })
+        let tally = Mutex::new(Tally { counts: vec![Counts::default()], last: Instant::now() });
+        Arc::new(Shared { tally, wrong: Mutex::default(), is_over: AtomicBool::new(false) })
     }
 
-    /// Ends one count and begins the next.
-    pub fn turn(&self) -> Counts {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.0.longest_pause = counts.0.longest_pause.max(counts.1.elapsed());
-        std::mem::take(&mut counts.0)
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins the next count, and gives its number.
+    pub fn turn(&self) -> usize {
+        let mut tally = self.tally();
+        let pause = tally.last.elapsed();
+        let counts = tally.current();
+        counts.longest_pause = counts.longest_pause.max(pause);
+        tally.counts.push(Counts::default());
+        tally.counts.len() - 1
+    }
+
+    /// A count, whole once everybody who worked has ended.
+    pub fn counts(&self, number: usize) -> Counts {
+        self.tally().counts[number].clone()
+    }
+
+    /// A request begins.
+    fn begin(&self) -> Begun {
+        Begun { count: self.tally().counts.len() - 1, at: Instant::now() }
     }
 
     pub fn end(&self) {
@@ -92,9 +122,9 @@ impl Shared {
         std::mem::take(&mut self.wrong.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn count(&self, is_write: bool, began: Instant, failure: Option<&kvorum_client::Error>) {
-        let mut guard = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (counts, last) = &mut *guard;
+    fn count(&self, is_write: bool, begun: Begun, failure: Option<&kvorum_client::Error>) {
+        let mut tally = self.tally();
+        let counts = &mut tally.counts[begun.count];
         if is_write {
             counts.writes += 1
         } else {
@@ -106,14 +136,23 @@ impl Shared {
                 counts.in_doubt += u64::from(is_write && error.maybe_applied());
             }
             None => {
-                counts.slowest = counts.slowest.max(began.elapsed());
+                counts.slowest = counts.slowest.max(begun.at.elapsed());
                 if is_write {
-                    counts.longest_pause = counts.longest_pause.max(last.elapsed());
-                    *last = Instant::now();
+                    let pause = tally.last.elapsed();
+                    let counts = tally.current();
+                    counts.longest_pause = counts.longest_pause.max(pause);
+                    tally.last = Instant::now();
                 }
             }
         }
     }
+}
+
+/// A request under way.
+#[derive(Clone, Copy)]
+struct Begun {
+    count: usize,
+    at: Instant,
 }
 
 /// What a writer knows of one of its keys.
@@ -137,13 +176,13 @@ pub async fn write(number: usize, client: Client, shared: Arc<Shared>, pause: Du
         let key = Bytes::from(format!("{PREFIX}{number}/{}", count % KEYS));
         let value = Bytes::from(format!("{number}-{count}"));
         let is_put = count % DELETE_EVERY != DELETE_EVERY - 1;
-        let began = Instant::now();
+        let begun = shared.begin();
         let written = if is_put {
             client.put(key.clone(), value.clone()).await.map(|answer| answer.header)
         } else {
             client.delete(key.clone()).await.map(|answer| answer.header)
         };
-        shared.count(true, began, written.as_ref().err());
+        shared.count(true, begun, written.as_ref().err());
         match written {
             Ok(header) => {
                 let revision = header.unwrap_or_default().revision;
@@ -168,9 +207,9 @@ pub async fn write(number: usize, client: Client, shared: Arc<Shared>, pause: Du
 
 /// A linearizable read gives what was acknowledged last, or something later that is in doubt.
 async fn read(client: &Client, shared: &Shared, key: &Bytes, known: &Known) {
-    let began = Instant::now();
+    let begun = shared.begin();
     let answer = client.get(key.clone()).await;
-    shared.count(false, began, answer.as_ref().err());
+    shared.count(false, begun, answer.as_ref().err());
     let Ok(answer) = answer else { return };
     let found = answer.kvs.first();
     let is_right = match (found, &known.value) {
@@ -245,4 +284,20 @@ pub fn hold(number: usize, client: Client, shared: Arc<Shared>) -> JoinHandle<()
 pub async fn held(client: &Client) -> Result<usize, kvorum_client::Error> {
     let answer = client.get(format!("{PREFIX}held/")).prefix().await?;
     Ok(answer.kvs.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_counts_where_it_began() {
+        let shared = Shared::new();
+        let begun = shared.begin();
+        assert_eq!(shared.turn(), 1);
+        shared.count(true, begun, None);
+        shared.count(false, shared.begin(), None);
+        let counts = [0, 1].map(|number| shared.counts(number));
+        assert_eq!(counts.map(|counts| (counts.writes, counts.reads)), [(1, 0), (0, 1)]);
+    }
 }
