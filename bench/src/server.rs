@@ -255,7 +255,12 @@ impl Server {
 impl Starting {
     /// Waits until the server says that it is ready; returns the time since its start.
     pub fn wait(self) -> Result<Duration, String> {
-        let deadline = self.started + Duration::from_secs(READY_SECONDS_MAX);
+        self.wait_up_to(Duration::from_secs(READY_SECONDS_MAX))
+    }
+
+    /// As [`Self::wait`], for one that has more to do first.
+    pub fn wait_up_to(self, longest: Duration) -> Result<Duration, String> {
+        let deadline = self.started + longest;
         let mut last_lines = Vec::new();
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -266,7 +271,7 @@ impl Starting {
                         last_lines.remove(0);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => return Err(format!("not ready after {READY_SECONDS_MAX} s")),
+                Err(RecvTimeoutError::Timeout) => return Err(format!("not ready after {} s", longest.as_secs())),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(format!("ended before it was ready: {}", last_lines.join(" | ")));
                 }

@@ -52,7 +52,7 @@ fn run(trial: &Trial) -> Result<Vec<Row>, String> {
     let goal = status(trial, &server)?.raft_index;
     let mut joining = Server::place(&trial.program, &trial.folder, second)?;
     let started = Instant::now();
-    joining.resume()?;
+    joining.launch()?.wait_up_to(JOIN_TIME_MAX)?;
     while status(trial, &joining)?.raft_applied_index < goal {
         if started.elapsed() > JOIN_TIME_MAX {
             return Err(format!("the new member is not there after {} s", JOIN_TIME_MAX.as_secs()));
