@@ -25,9 +25,6 @@ use crate::ids::to_hex;
 use crate::peer::SnapshotSource;
 use crate::shrinking;
 
-/// How often the members may change while a database is written out before sending it is given up.
-const EXPORTS_MAX: usize = 5;
-
 /// What sending and taking in databases needs.
 pub struct Snapshots {
     pub backend: Arc<LmdbBackend>,
@@ -53,35 +50,26 @@ impl Snapshots {
     pub fn export(&self, core: &Core, message: &mut raftpb::Message) -> Result<SnapshotSource, String> {
         let wanted = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
         let wanted_index = wanted.and_then(|metadata| metadata.index).unwrap_or(0);
-        for _ in 0..EXPORTS_MAX {
-            // Members that are the same before and after are those of the database too.
-            let members = core.reader.members();
-            if !core.wait_for_backend_commit_blocking() {
-                return Err("the member stops".to_owned());
-            }
-            let generation = self.backend.generation();
-            let (file, exported) = generation
-                .write_bolt_unnamed(&self.folder, &|| core.is_stopping())
-                .map_err(|error| error.to_string())?;
-            if !Arc::ptr_eq(&members, &core.reader.members()) {
-                continue;
-            }
-            if exported.consistent_index < wanted_index {
-                return Err(format!("the backend is at {}, not yet at {wanted_index}", exported.consistent_index));
-            }
-            message.snapshot = Some(raftpb::Snapshot {
-                data: Some(membership_v2_json(&members).into()),
-                metadata: Some(metadata(&exported)?),
-            });
-            tracing::info!(
-                snapshot_index = exported.consistent_index,
-                bytes = exported.file_bytes,
-                to = %to_hex(message.to.unwrap_or(0)),
-                "sending database snapshot"
-            );
-            return Ok(SnapshotSource::new(FileReader { file, offset: 0 }, exported.file_bytes));
+        if !core.wait_for_backend_commit_blocking() {
+            return Err("the member stops".to_owned());
         }
-        Err("the members keep changing".to_owned())
+        let generation = self.backend.generation();
+        let (file, exported) =
+            generation.write_bolt_unnamed(&self.folder, &|| core.is_stopping()).map_err(|error| error.to_string())?;
+        if exported.consistent_index < wanted_index {
+            return Err(format!("the backend is at {}, not yet at {wanted_index}", exported.consistent_index));
+        }
+        message.snapshot = Some(raftpb::Snapshot {
+            data: Some(membership_v2_json(&exported.membership).into()),
+            metadata: Some(metadata(&exported)?),
+        });
+        tracing::info!(
+            snapshot_index = exported.consistent_index,
+            bytes = exported.file_bytes,
+            to = %to_hex(message.to.unwrap_or(0)),
+            "sending database snapshot"
+        );
+        Ok(SnapshotSource::new(FileReader { file, offset: 0 }, exported.file_bytes))
     }
 
     /// Takes a received file in and tells raft of it, which makes it the store or refuses it. Blocks for as long as the

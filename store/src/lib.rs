@@ -49,7 +49,7 @@ pub use kv::usage::{PrefixUse, SpaceUse};
 pub use lease::LeaseInfo;
 pub use member::{Downgrade, Member, MemberChange, Membership, members_from_json, members_to_json};
 pub use nested::{decode_request, decode_txn};
-pub use open::{Received, Restored, RestoredLease, StoreConfig, open};
+pub use open::{Received, Restored, RestoredLease, StoreConfig, membership_of, open};
 pub use reader::{Reader, Statistics};
 pub use reply::{Header, OpReply, RangeReply, Reply, TxnReply};
 pub use request_v2::check_entry_data;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::alarm::Alarms;
 use crate::apply::{Position, Writer};
 use crate::auth::AuthState;
-use crate::backend::{Backend, BackendError, Bucket};
+use crate::backend::{Backend, BackendError, Bucket, ReadTransaction};
 use crate::error::OpenError;
 use crate::event::KEY_TAG;
 use crate::keyspace::key_value::KeyValueParts;
@@ -428,17 +428,30 @@ fn read_alarms(backend: &dyn Backend) -> Result<Alarms, OpenError> {
 }
 
 fn read_membership(backend: &dyn Backend) -> Result<Membership, OpenError> {
+    let mut membership = None;
+    backend.read(&mut |transaction| {
+        membership = Some(membership_of(transaction));
+        Ok(())
+    })?;
+    membership.expect("a read that succeeds was made")
+}
+
+/// The members as one transaction shows them.
+///
+/// # Errors
+/// What is stored is malformed, or could not be read.
+pub fn membership_of(transaction: &dyn ReadTransaction) -> Result<Membership, OpenError> {
     let mut membership = Membership::default();
-    read_bucket(backend, Bucket::Members, &mut |key, value| {
+    scan_bucket(transaction, Bucket::Members, &mut |key, value| {
         let id = members::parse_key(key)?;
         membership.members.insert(id, members::parse_value(value)?);
         Ok(())
     })?;
-    read_bucket(backend, Bucket::MembersRemoved, &mut |key, _| {
+    scan_bucket(transaction, Bucket::MembersRemoved, &mut |key, _| {
         membership.removed.insert(members::parse_key(key)?);
         Ok(())
     })?;
-    read_bucket(backend, Bucket::Cluster, &mut |key, value| {
+    scan_bucket(transaction, Bucket::Cluster, &mut |key, value| {
         match key {
             cluster::CLUSTER_VERSION => {
                 let version = String::from_utf8(value.to_vec()).map_err(|error| error.to_string())?;
@@ -491,15 +504,26 @@ fn read_bucket(
     bucket: Bucket,
     take: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), String>,
 ) -> Result<(), OpenError> {
-    let mut problem = None;
+    let mut scanned = Ok(());
     backend.read(&mut |transaction| {
-        transaction.scan(bucket, &[], None, &mut |key, value| match take(key, value) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(reason) => {
-                problem = Some(malformed(bucket, key, &reason));
-                ControlFlow::Break(())
-            }
-        })
+        scanned = scan_bucket(transaction, bucket, take);
+        Ok(())
+    })?;
+    scanned
+}
+
+fn scan_bucket(
+    transaction: &dyn ReadTransaction,
+    bucket: Bucket,
+    take: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), String>,
+) -> Result<(), OpenError> {
+    let mut problem = None;
+    transaction.scan(bucket, &[], None, &mut |key, value| match take(key, value) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(reason) => {
+            problem = Some(malformed(bucket, key, &reason));
+            ControlFlow::Break(())
+        }
     })?;
     problem.map_or(Ok(()), Err)
 }

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use heed::{Env, PutFlags, RoTxn, RwTxn, WithoutTls};
 use kvorum_store::backend::{BackendError, Bucket};
 use kvorum_store::keyspace::meta;
+use kvorum_store::{Membership, membership_of};
 
-use super::{BucketDatabase, Generation, LmdbOptions, backend_error, open_databases, open_environment};
+use super::{BucketDatabase, Generation, LmdbOptions, Reader, backend_error, open_databases, open_environment};
 use crate::bolt::{BoltError, BoltFile, BoltWriter, Walk};
 use crate::file::{RealFileSystem, create_durable_directories};
 use crate::{DiskError, File, FileSystem, OpenMode};
@@ -88,6 +89,7 @@ pub struct Exported {
     pub conf_state: Option<Vec<u8>>,
     /// Empty if none is stored.
     pub storage_version: String,
+    pub membership: Membership,
 }
 
 impl Generation {
@@ -121,7 +123,8 @@ impl Generation {
         cancelled: &dyn Fn() -> bool,
     ) -> Result<(Box<dyn File>, Exported), ExchangeError> {
         let transaction = self.environment.read_txn().map_err(|error| self.error("read", error))?;
-        self.visit_all(&transaction, &mut |step| {
+        let reader = Reader { generation: self, transaction };
+        self.visit_all(&reader.transaction, &mut |step| {
             if cancelled() {
                 return Err(ExchangeError::Cancelled);
             }
@@ -131,16 +134,16 @@ impl Generation {
                 Walk::End => Ok(writer.end_bucket()?),
             }
         })?;
-        let mut exported = self.position(&transaction)?;
-        drop(transaction);
+        let mut exported = self.position(&reader)?;
+        drop(reader);
         let (file, file_bytes) = writer.finish_with_file(sync)?;
         exported.file_bytes = file_bytes;
         Ok((file, exported))
     }
 
-    fn position(&self, transaction: &RoTxn<'_, WithoutTls>) -> Result<Exported, ExchangeError> {
+    fn position(&self, reader: &Reader<'_>) -> Result<Exported, ExchangeError> {
         let fetch = |key: &[u8]| {
-            let found = self.database(Bucket::Meta).get(transaction, key);
+            let found = self.database(Bucket::Meta).get(&reader.transaction, key);
             found.map(|value| value.map(<[u8]>::to_vec)).map_err(|error| self.error("read", error))
         };
         let number = |key: &[u8]| -> Result<u64, ExchangeError> {
@@ -155,6 +158,7 @@ impl Generation {
             term: number(meta::TERM)?,
             conf_state: fetch(meta::CONF_STATE)?,
             storage_version: String::from_utf8_lossy(&version).into_owned(),
+            membership: membership_of(reader).map_err(|error| BackendError(error.to_string()))?,
         })
     }
 

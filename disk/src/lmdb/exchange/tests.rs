@@ -13,6 +13,7 @@ use super::{ExchangeError, Exported};
 use crate::RealFileSystem;
 use crate::bolt::{BoltError, BoltFile, BoltWriter, Walk};
 use crate::lmdb::{LmdbBackend, LmdbOptions};
+use kvorum_store::Membership;
 
 fn open(folder: &Path) -> LmdbBackend {
     LmdbBackend::open(&folder.join("backend"), LmdbOptions::default()).unwrap()
@@ -115,6 +116,28 @@ fn steps(path: &Path) -> Vec<String> {
     steps
 }
 
+/// A new member publishes itself again and again while a large database is written out for it.
+#[test]
+fn members_are_those_of_the_database_that_is_written_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = open(folder.path());
+    fill(&backend, "one");
+    let changes = std::cell::Cell::new(0);
+    let (_file, exported) = backend
+        .generation()
+        .write_bolt_unnamed(folder.path(), &|| {
+            changes.set(changes.get() + 1);
+            let version = put(Bucket::Cluster, b"clusterVersion", format!("{}", changes.get()).as_bytes());
+            if changes.get() < 10 {
+                backend.commit(&CommitBatch { sequence: 2, operations: vec![version] }).unwrap();
+            }
+            false
+        })
+        .unwrap();
+    assert!(changes.get() > 10 && mark(&backend) == "9");
+    assert_eq!(exported.membership.cluster_version.as_deref(), Some("one"));
+}
+
 #[test]
 fn what_is_written_out_comes_back_in() {
     let folder = tempfile::tempdir().unwrap();
@@ -128,6 +151,7 @@ fn what_is_written_out_comes_back_in() {
         term: 3,
         conf_state: Some(b"{\"voters\":[1]}".to_vec()),
         storage_version: "3.7.0".to_owned(),
+        membership: Membership { cluster_version: Some("one".to_owned()), ..Membership::default() },
     };
     assert_eq!(exported, expected);
     let file = BoltFile::open(&RealFileSystem, &path).unwrap();

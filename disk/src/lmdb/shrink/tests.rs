@@ -127,8 +127,8 @@ fn what_is_committed_meanwhile_is_in_the_copy() {
             }
             for _ in 0..numbers.below(10) {
                 let key = numbers.below(450).to_be_bytes();
-                let bucket = [Bucket::Alarm, Bucket::Lease, Bucket::AuthUsers, Bucket::MembersRemoved]
-                    [numbers.below(4) as usize];
+                let bucket =
+                    [Bucket::Alarm, Bucket::Lease, Bucket::AuthUsers, Bucket::AuthRoles][numbers.below(4) as usize];
                 operations.push(match numbers.below(3) {
                     0 => Operation::Delete { bucket, key: Box::new(key) },
                     1 => put(bucket, &key, &[numbers.below(256) as u8; 300]),
