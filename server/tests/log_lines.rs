@@ -47,17 +47,9 @@ async fn a_normal_life_has_no_warnings() {
                 .expect("the binary was built for this test"),
         );
         let mut stderr = BufReader::new(server.0.stderr.take().expect("it is piped"));
-        let mut lines = Vec::new();
-        let address = loop {
-            let mut text = String::new();
-            assert_ne!(stderr.read_line(&mut text).expect("text"), 0, "it ended: {lines:#?}");
-            let line = line(&text);
-            let address = line["address"].as_str().map(str::to_owned);
-            lines.push(line);
-            if let Some(address) = address {
-                break address;
-            }
-        };
+        let mut said = String::new();
+        let address = until_served(&mut stderr, &mut said);
+        let mut lines: Vec<Value> = said.lines().map(line).collect();
         assert!(lines.iter().any(|line| line["msg"] == "ready to serve client requests"), "{lines:#?}");
         use_it(&format!("http://{address}")).await;
         let pid = rustix::process::Pid::from_child(&server.0);

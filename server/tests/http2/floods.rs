@@ -67,13 +67,17 @@ fn requests(count: u32, mut then: impl FnMut(&mut Vec<u8>, u32)) -> Vec<u8> {
     bytes
 }
 
+/// Requests that are taken back at once.
+fn given_up(count: u32) -> Vec<u8> {
+    requests(count, |bytes, stream| bytes.extend(frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())))
+}
+
 /// Requests that are taken back at once cost the server and not the client.
 #[test]
 fn cve_2023_44487_rapid_reset() {
     let (_folder, member) = member();
     let mut client = Client::connect(&member);
-    let bytes = requests(2_000, |bytes, stream| bytes.extend(frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())));
-    client.send_bytes(&bytes);
+    client.send_bytes(&given_up(2_000));
     assert_eq!(go_away(&mut client), Some(ENHANCE_YOUR_CALM));
     expect_served(&member, "after rapid resets");
 }
@@ -83,8 +87,7 @@ fn cve_2023_44487_rapid_reset() {
 fn calls_given_up_together_are_no_attack() {
     let (_folder, member) = member();
     let mut client = Client::connect(&member);
-    let bytes = requests(250, |bytes, stream| bytes.extend(frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())));
-    client.send_bytes(&bytes);
+    client.send_bytes(&given_up(250));
     request(&mut client, 501, &first_request("localhost"));
     expect_status(&mut client, 501, "behind calls that were given up");
 }

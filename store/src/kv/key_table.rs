@@ -259,11 +259,7 @@ impl Chunk {
     }
 
     fn set_heads(&mut self) {
-        let [first, .., last] = &self.entries[..] else {
-            // One key alone has nothing to be told from.
-            self.shared = self.entries.first().map_or(0, |entry| entry.key().len());
-            return self.entries.iter_mut().for_each(|entry| entry.set_head(self.shared));
-        };
+        let (Some(first), Some(last)) = (self.entries.first(), self.entries.last()) else { return };
         self.shared = first.key().iter().zip(last.key()).take_while(|(one, other)| one == other).count();
         self.entries.iter_mut().for_each(|entry| entry.set_head(self.shared));
     }
