@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::DiskError;
 
 pub use real::RealFileSystem;
-pub(crate) use real::available_bytes;
+pub(crate) use real::{available_bytes, write_out};
 pub use simulated::SimulatedFileSystem;
 
 /// How a file is opened. Files are created with mode 0600, folders with 0700, as etcd does.

@@ -6,7 +6,7 @@
 #   migrate.sh check                      wait until the cluster is whole
 #   migrate.sh in-place STOP START        stop a member, start the other program on its data
 #   migrate.sh add NAME PEER_URL START    add a member, start it, make it a voter
-#   migrate.sh remove NAME STOP           hand leadership on if NAME has it, remove it, stop what is left of it
+#   migrate.sh remove NAME STOP           hand leadership on if NAME has it, stop it, remove it from the cluster
 #
 # STOP and START are shell commands, e.g. "ssh m1 systemctl stop etcd". START of `add` finds NAME and INITIAL_CLUSTER in
 # its environment. MIGRATE_CTL is the tool to ask with (kvorumctl; etcdctl 3.5 or later does as well), MIGRATE_PATIENCE the
@@ -26,21 +26,35 @@ values() {
     sed -n "s/^\"$1\" : //p" <<<"$2" | sort -u
 }
 
+# Asks these endpoints.
+ask() {
+    local endpoints=$1
+    shift
+    env -u ETCDCTL_ENDPOINTS -u KVORUMCTL_ENDPOINTS "$ctl" --endpoints="$endpoints" "$@"
+}
+
+# The client URLs of the members in a list, but for the one called $2.
+endpoints() {
+    awk -F', ' -v name="$2" '$3 != name { printf "%s%s", comma, $5; comma = "," }' <<<"$1"
+}
+
 # Fails and says what is wrong, unless the cluster is whole: every member started, votes, is healthy and without an alarm, all
-# follow one leader, and at the newest revision that any of them knows all of them hold the same.
+# follow one leader, and at the newest revision that any of them knows all of them hold the same. The one called $1 may be
+# stopped.
 whole() {
-    local members statuses revision hashes
+    local members others statuses revision hashes
     members=$("$ctl" member list 2>&1) || { echo "no list of members: $members"; return 1; }
+    others=$(endpoints "$members" "${1:-}")
     if grep -q ', unstarted, ' <<<"$members"; then echo "a member was never started: $members"; return 1; fi
     if grep -q ', true$' <<<"$members"; then echo "a member is a learner: $members"; return 1; fi
-    statuses=$("$ctl" endpoint status --cluster -w fields 2>&1) || { echo "a member has no status: $statuses"; return 1; }
+    statuses=$(ask "$others" endpoint status -w fields 2>&1) || { echo "a member has no status: $statuses"; return 1; }
     case $(values Leader "$statuses") in
     0 | *$'\n'*) echo "the members do not follow one leader: $statuses"; return 1 ;;
     esac
     [[ $(values Errors "$statuses") == "[]" ]] || { echo "a member reports $(values Errors "$statuses")"; return 1; }
-    "$ctl" endpoint health --cluster >/dev/null 2>&1 || { echo "a member is not healthy"; return 1; }
+    ask "$others" endpoint health >/dev/null 2>&1 || { echo "a member is not healthy"; return 1; }
     revision=$(values Revision "$statuses" | sort -n | tail -1)
-    hashes=$("$ctl" endpoint hashkv --cluster --rev "$revision" -w fields 2>&1) || { echo "no hash: $hashes"; return 1; }
+    hashes=$(ask "$others" endpoint hashkv --rev "$revision" -w fields 2>&1) || { echo "no hash: $hashes"; return 1; }
     case $(values Hash "$hashes") in
     *$'\n'*) echo "the members hold different data at revision $revision: $hashes"; return 1 ;;
     esac
@@ -107,19 +121,25 @@ promote() {
 }
 
 remove() {
-    local name=$1 id status leader other
-    check
+    local name=$1 stop=$2 id members leader
+    # It may have been stopped before.
+    await whole "$name"
+    members=$("$ctl" member list)
     id=$(member "$name" 1)
     [[ -n $id ]] || { echo "migrate.sh: no member is called $name" >&2; exit 1; }
-    status=$("$ctl" endpoint status --cluster -w fields)
-    leader=$(printf '%x' "$(values Leader "$status")")
+    leader=$(printf '%x' "$(values Leader "$(ask "$(endpoints "$members" "$name")" endpoint status -w fields)")")
     if [[ $leader == "$id" ]]; then
-        other=$("$ctl" member list | awk -F', ' -v id="$id" '$1 != id { print $1; exit }')
-        leader=$(member "$name" 5)
-        env -u ETCDCTL_ENDPOINTS -u KVORUMCTL_ENDPOINTS "$ctl" --endpoints="$leader" move-leader "$other"
+        ask "$(member "$name" 5)" move-leader "$(awk -F', ' -v id="$id" '$1 != id { print $1; exit }' <<<"$members")"
     fi
-    await remove_member "$id"
-    operate "stopping $name" "$2"
+    # A member that stops answers first what it was asked; one that is removed breaks off. But of two, one alone could not
+    # remove the other.
+    if (($(wc -l <<<"$members") > 2)); then
+        operate "stopping $name" "$stop"
+        await remove_member "$id"
+    else
+        await remove_member "$id"
+        operate "stopping $name" "$stop"
+    fi
     check
 }
 

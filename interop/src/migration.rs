@@ -88,6 +88,8 @@ pub struct Pace {
     pub pause: Duration,
     pub watchers: usize,
     pub leases: usize,
+    /// For which the leases last: far longer than a cluster is without a leader, also on a machine that stands still at times.
+    pub lease_seconds: i64,
     /// Work before and behind each change of a member.
     pub calm: Duration,
 }
@@ -143,7 +145,7 @@ pub async fn run(journey: &Journey) -> Result<Reports, String> {
         watchers.push(tokio::spawn(clients::watch(site.client(USER).await, shared.clone(), first)));
     }
     for number in 0..pace.leases {
-        holders.push(clients::hold(number, site.client(USER).await, shared.clone()));
+        holders.push(clients::hold(number, pace.lease_seconds, site.client(USER).await, shared.clone()));
     }
     for number in 0..pace.writers {
         writers.push(tokio::spawn(clients::write(number, site.client(USER).await, shared.clone(), pace.pause)));

@@ -15,8 +15,14 @@ async fn go(steps: &[Step]) -> Option<Reports> {
     let (Some(kvorum), Some(etcd)) = (tools::or_skip(tools::server_under_test()), tools::or_skip(tools::etcd())) else {
         return None;
     };
-    let pace =
-        Pace { writers: 3, pause: Duration::from_millis(20), watchers: 2, leases: 3, calm: Duration::from_millis(200) };
+    let pace = Pace {
+        writers: 3,
+        pause: Duration::from_millis(20),
+        watchers: 2,
+        leases: 3,
+        lease_seconds: 60,
+        calm: Duration::from_millis(200),
+    };
     let flags = FLAGS.map(str::to_owned).to_vec();
     let journey = Journey { programs: Programs { kvorum, etcd }, steps: steps.to_vec(), pace, flags };
     let reports = run(&journey).await.unwrap_or_else(|wrong| panic!("{wrong}"));

@@ -162,7 +162,7 @@ pub const SHRINK_SLICE_BYTES: usize = 128 * 1024;
 
 /// A shrink writes out what it has copied whenever it is this much: a sync of the log waits for it (1.6 ms for 4 MiB, as
 /// measured, and 0.4 ms for this).
-pub const SHRINK_SYNC_BYTES: u64 = 256 * 1024;
+pub const SHRINK_WRITE_BYTES: u64 = 256 * 1024;
 
 /// Shortest pause between slices of a shrink.
 pub const SHRINK_PAUSE_MIN: Duration = Duration::from_micros(1_500);

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::core::Core;
 use crate::limits::{
     FREED_PATIENCE, FREED_PAUSE, FREED_SLICE_BYTES, SHRINK_PAUSE_MAX, SHRINK_PAUSE_MIN, SHRINK_SLICE_BYTES,
-    SHRINK_SYNC_BYTES,
+    SHRINK_WRITE_BYTES,
 };
 use crate::scheduling;
 
@@ -101,7 +101,7 @@ fn run(core: &Core) -> Result<(), String> {
 fn copy(core: &Core, backend: &Arc<LmdbBackend>) -> Result<Option<Shrink>, String> {
     let mut shrink = Shrink::begin(backend).map_err(|error| error.to_string())?;
     let mut pace = Pace::new(core.sync_time());
-    let mut unsynced_from = 0;
+    let mut unwritten_from = 0;
     loop {
         if core.is_stopping() {
             return Err("the member stops".to_owned());
@@ -112,11 +112,13 @@ fn copy(core: &Core, backend: &Arc<LmdbBackend>) -> Result<Option<Shrink>, Strin
         let began = Instant::now();
         let is_done = shrink.step(SHRINK_SLICE_BYTES).map_err(|error| error.to_string())?;
         let copied = shrink.copied_bytes();
-        if is_done || copied >= unsynced_from + SHRINK_SYNC_BYTES {
-            unsynced_from = copied;
-            shrink.sync().map_err(|error| error.to_string())?;
+        if copied >= unwritten_from + SHRINK_WRITE_BYTES {
+            unwritten_from = copied;
+            shrink.write_out().map_err(|error| error.to_string())?;
         }
         if is_done {
+            // In two parts: what is left for the second, which a sync of the log may wait for, is short.
+            shrink.write_out().and_then(|()| shrink.sync()).map_err(|error| error.to_string())?;
             return Ok(Some(shrink));
         }
         std::thread::sleep(pace.pause(began.elapsed(), core.sync_time()));

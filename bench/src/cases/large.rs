@@ -1,6 +1,6 @@
 //! A store that is far larger than the memory for values: `--keys` keys with values of 3,900 bytes, put once each. How fast
 //! it fills, what puts and reads all over it take, what it keeps in memory, how soon it is back after a stop, and how soon a
-//! new member has all of it. Run it with few keys for the small store to compare with, and set `KVORUM_VALUE_BUDGET_BYTES`.
+//! new member has all of it. Run it with few keys for the small store to compare with, and set `ETCD_VALUE_BUDGET_BYTES`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -6,10 +6,11 @@
 //! seen by a later slice. So when the last slice is done the copy holds what the source does, and stays that way, without
 //! a queue of changes that could grow.
 //!
-//! Whoever drives decides when: [`Shrink::step`] until it is done, with pauses and now and then [`Shrink::sync`]; at the end,
-//! with no commit under way, [`Shrink::seal`] and [`LmdbBackend::switch`]. Until then nothing of it counts: a crash leaves a
+//! Whoever drives decides when: [`Shrink::step`] until it is done, with pauses and now and then [`Shrink::write_out`]; then
+//! [`Shrink::sync`], and at the end, with no commit under way, [`Shrink::seal`] and [`LmdbBackend::switch`]. Until then nothing of it counts: a crash leaves a
 //! folder that the next start removes. Nothing here starts a thread or waits.
 
+use std::fs::File;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use parking_lot::Mutex;
 
 use super::exchange::Mapped;
 use super::generations::PreparedGeneration;
-use super::{BucketDatabase, Generation, LmdbBackend, LmdbOptions};
-use crate::file::{RealFileSystem, available_bytes};
+use super::{BucketDatabase, DATA_FILE, Generation, LmdbBackend, LmdbOptions};
+use crate::file::{RealFileSystem, available_bytes, write_out};
 use crate::{DiskError, FileSystem};
 
 /// Room that a copy leaves on the disk: the log must go on whatever happens.
@@ -38,6 +39,8 @@ pub struct Shrink {
     backend: Arc<LmdbBackend>,
     mirror: Arc<Mirror>,
     prepared: Option<PreparedGeneration>,
+    /// The copy's, opened beside LMDB.
+    file: File,
     slices_mapped: u32,
 }
 
@@ -217,12 +220,14 @@ impl Shrink {
             }
             Ok::<_, BackendError>(created)
         })?;
+        let path = target.directory().join(DATA_FILE);
+        let file = File::open(&path).map_err(|error| BackendError(format!("open {}: {error}", path.display())))?;
         let target = Arc::new(target);
         let began = Arc::new(Mirror { source, target: Arc::clone(&target), progress: Mutex::default() });
         *mirror = Some(Arc::clone(&began));
         drop(mirror);
         let prepared = PreparedGeneration::new(target, temporary);
-        Ok(Self { backend: Arc::clone(backend), mirror: began, prepared: Some(prepared), slices_mapped: 0 })
+        Ok(Self { backend: Arc::clone(backend), mirror: began, prepared: Some(prepared), file, slices_mapped: 0 })
     }
 
     /// Copies records of about `bytes`: more only by the last record. True: everything is copied, and what is committed from
@@ -252,7 +257,14 @@ impl Shrink {
         !Arc::ptr_eq(&self.backend.generation(), &self.mirror.source)
     }
 
-    /// Writes out what was copied so far. The more often, the less there is for a sync of the log to wait for.
+    /// Writes out what was copied so far, and makes nothing durable. The more often, the less there is for a sync of the log
+    /// to wait for.
+    pub fn write_out(&self) -> Result<(), BackendError> {
+        check_room(&self.mirror.target, SHRINK_SPARE_BYTES)?;
+        write_out(&self.file).map_err(|error| self.mirror.target.error("write", error.into()))
+    }
+
+    /// Makes durable what was copied so far.
     pub fn sync(&self) -> Result<(), BackendError> {
         check_room(&self.mirror.target, SHRINK_SPARE_BYTES)?;
         let environment = &self.mirror.target.environment;

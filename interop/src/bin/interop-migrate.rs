@@ -40,8 +40,14 @@ async fn go(mut arguments: impl Iterator<Item = String>) -> Result<(), String> {
     }
     let kvorum = kvorum.map_or_else(tools::server_under_test, Ok)?;
     let programs = Programs { kvorum, etcd: etcd.map_or_else(tools::etcd, Ok)? };
-    let pace =
-        Pace { writers: 8, pause: Duration::from_millis(10), watchers: 4, leases: 10, calm: Duration::from_secs(calm) };
+    let pace = Pace {
+        writers: 8,
+        pause: Duration::from_millis(10),
+        watchers: 4,
+        leases: 10,
+        lease_seconds: 90,
+        calm: Duration::from_secs(calm),
+    };
     let mut sums = BTreeMap::<Step, Vec<Report>>::new();
     let (mut events, mut watchers, mut leases) = (0, 0, 0);
     for round in 0..rounds {

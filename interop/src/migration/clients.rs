@@ -22,9 +22,6 @@ const KEYS: usize = 50;
 /// One in so many writes deletes.
 const DELETE_EVERY: usize = 11;
 
-/// Holders renew leases of so many seconds: far longer than a cluster is without a leader, also on a machine with other work.
-const HELD_SECONDS: i64 = 20;
-
 /// Leases that nobody renews, and that must be there in the end all the same.
 pub const PARKED_SECONDS: i64 = 3_600;
 
@@ -266,10 +263,10 @@ async fn begin(client: &Client, shared: &Shared, first: i64) -> Watch {
     }
 }
 
-/// Holds a lease with a key, and says so if it is lost.
-pub fn hold(number: usize, client: Client, shared: Arc<Shared>) -> JoinHandle<()> {
+/// Holds a lease of so many seconds with a key, and says so if it is lost.
+pub fn hold(number: usize, seconds: i64, client: Client, shared: Arc<Shared>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let guard = client.lease().hold(HELD_SECONDS).await.expect("a lease is granted in quiet times");
+        let guard = client.lease().hold(seconds).await.expect("a lease is granted in quiet times");
         let key = format!("{PREFIX}held/{number}");
         client.put(key, "here").with_lease(guard.id()).await.expect("a key is put in quiet times");
         let end = tokio::select! {

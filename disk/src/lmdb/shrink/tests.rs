@@ -87,6 +87,7 @@ fn content_after_crash(member: &Path) -> Vec<u8> {
 
 fn run(mut shrink: Shrink, backend: &LmdbBackend) {
     while !shrink.step(SLICE_BYTES).unwrap() {}
+    shrink.write_out().unwrap();
     shrink.sync().unwrap();
     let prepared = shrink.seal(LmdbOptions::default()).unwrap();
     backend.switch(prepared).unwrap().remove().unwrap();
