@@ -21,6 +21,9 @@ use crate::transport::{CallHead, Failure, Http2, ReceiveHalf, SendHalf, Sent, Tr
 /// How often one call logs in anew. The second time covers a change of users between login and call.
 const LOGINS_MAX: usize = 2;
 
+/// How often one call waits, with growing pauses, for a member that lags behind to hear of the last login.
+const TOKEN_PAUSES_MAX: usize = 5;
+
 /// An attempt of a call that may be repeated gets at most half of the time that is left, and at least this much, so that
 /// a member that never answers does not use up all of it.
 const ATTEMPT_MIN: Duration = Duration::from_millis(500);
@@ -355,13 +358,14 @@ struct Attempts<'a> {
     backoff: Backoff,
     attempts: usize,
     logins: usize,
+    token_pauses: usize,
     maybe_applied: bool,
 }
 
 impl<'a> Attempts<'a> {
     fn new(connection: &'a Connection, method: Method, deadline: Instant) -> Self {
         let backoff = connection.backoff();
-        Self { connection, method, deadline, backoff, attempts: 0, logins: 0, maybe_applied: false }
+        Self { connection, method, deadline, backoff, attempts: 0, logins: 0, token_pauses: 0, maybe_applied: false }
     }
 
     async fn token(&self) -> Result<Token> {
@@ -385,12 +389,22 @@ impl<'a> Attempts<'a> {
     async fn after(&mut self, error: Error, token: Option<&Token>) -> Result<()> {
         self.maybe_applied |= error.maybe_applied();
         if let Some(token) = token
-            && self.logins < LOGINS_MAX
             && self.connection.login_may_help(&error)
         {
-            self.logins += 1;
-            self.connection.invalidate(token);
-            return Ok(());
+            if self.logins < LOGINS_MAX {
+                self.logins += 1;
+                self.connection.invalidate(token);
+                return Ok(());
+            }
+            // Members learn simple tokens from the log, each in its time. Nothing was executed.
+            if self.token_pauses < TOKEN_PAUSES_MAX && error.is(EtcdError::InvalidAuthToken) {
+                let pause = self.backoff.pause();
+                if Instant::now() + pause < self.deadline {
+                    self.token_pauses += 1;
+                    sleep(pause).await;
+                    return Ok(());
+                }
+            }
         }
         let endpoints = self.connection.inner.transport.endpoint_count().max(1);
         let allowed = match self.method.repeat {

@@ -111,7 +111,27 @@ async fn the_leader_is_required_where_it_is_needed() {
     client.get("a").serializable().await.unwrap();
 }
 
-/// A login that is refused twice in a row ends; a failure of it is one of the call, which was not sent.
+/// A member that lags behind learns of a token later; then it takes it.
+#[tokio::test]
+async fn a_member_hears_of_a_login_late() {
+    static LOGINS: AtomicUsize = AtomicUsize::new(0);
+    let transport = Scripted {
+        calls: Arc::default(),
+        script: |call, head| match head.path {
+            "/etcdserverpb.Auth/Authenticate" => {
+                LOGINS.fetch_add(1, Ordering::SeqCst);
+                Ok(Bytes::from_static(&[0x12, 1, b't']))
+            }
+            _ if call < 8 => fail(Code::Unauthenticated, EtcdError::InvalidAuthToken, Sent::Maybe),
+            _ => Ok(Bytes::new()),
+        },
+    };
+    let config = Config::default().user("a", "b").backoff(Duration::from_millis(1), Duration::from_millis(1));
+    Client::over(&Connection::over(transport, config)).put("a", "1").await.unwrap();
+    assert_eq!(LOGINS.load(Ordering::SeqCst), 3);
+}
+
+/// A login that is refused again and again ends; a failure of it is one of the call, which was not sent.
 #[tokio::test]
 async fn logging_in_again_has_an_end() {
     let transport = Scripted {
@@ -125,10 +145,11 @@ async fn logging_in_again_has_an_end() {
         },
     };
     let calls = Arc::clone(&transport.calls);
-    let client = Client::over(&Connection::over(transport, Config::default().user("a", "b")));
+    let config = Config::default().user("a", "b").backoff(Duration::from_millis(1), Duration::from_millis(1));
+    let client = Client::over(&Connection::over(transport, config));
     let error = client.put("a", "1").await.unwrap_err();
     assert!(error.is(EtcdError::InvalidAuthToken) && !error.maybe_applied());
-    assert_eq!(calls.load(Ordering::SeqCst), 6, "three logins, three attempts");
+    assert_eq!(calls.load(Ordering::SeqCst), 11, "three logins, each with an attempt, and five more with the last");
 }
 
 /// Streams that say one thing and then nothing more.
