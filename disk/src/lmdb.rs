@@ -8,6 +8,7 @@
 //! file grows while an old one keeps freed pages from being used again. Nothing here knows what a key means.
 
 mod cut_off;
+mod damage;
 mod exchange;
 mod generations;
 mod shrink;
@@ -28,6 +29,7 @@ use crate::file::{RealFileSystem, available_bytes, create_durable_directories};
 use crate::{DiskError, FileSystem};
 
 pub use cut_off::{CutOff, cut_off};
+pub use damage::{Damage, damage};
 pub use exchange::{ExchangeError, Exported, import_bolt};
 pub use generations::{Freeing, PreparedGeneration, RemovedGeneration, RetiredGeneration};
 pub use shrink::{SHRINK_SPARE_BYTES, Shrink};
@@ -75,10 +77,14 @@ pub struct LmdbBackend {
 
 impl LmdbBackend {
     /// Opens the newest environment of `directory` (see [`generations`]), creating the first if there is none, and removes
-    /// what an interrupted change of generations left. A file that was cut off is refused: see [`cut_off`].
+    /// what an interrupted change of generations left. A file that was cut off or damaged is refused: see [`cut_off`]
+    /// and [`damage`].
     pub fn open(directory: &Path, options: LmdbOptions) -> Result<Self, BackendError> {
         if let Some(cut_off) = cut_off(directory)? {
             return Err(BackendError(cut_off.to_string()));
+        }
+        if let Some(damage) = damage(directory)? {
+            return Err(BackendError(damage.to_string()));
         }
         let newest = generations::settle(directory)?;
         let current = RwLock::new(Arc::new(Generation::open(&newest, options)?));

@@ -20,35 +20,35 @@ const MAGIC: u32 = 0xBEEF_C0DE;
 
 /// Where the fields of LMDB's meta page stand (`lmdb.h`, `MDB_meta`, behind a page header of 16 bytes).
 const MAGIC_AT: usize = 16;
-const PAGE_SIZE_AT: usize = 40;
+pub(super) const PAGE_SIZE_AT: usize = 40;
 const FREE_ROOT_AT: usize = 80;
-const LAST_PAGE_AT: usize = 136;
-const TRANSACTION_AT: usize = 144;
-const META_BYTES: usize = 152;
+pub(super) const LAST_PAGE_AT: usize = 136;
+pub(super) const TRANSACTION_AT: usize = 144;
+pub(super) const META_BYTES: usize = 152;
 
 /// Two of them take turns.
-const META_PAGES: u64 = 2;
+pub(super) const META_PAGES: u64 = 2;
 
 /// Of every other page: its kind, its offsets of nodes and where they end, or how many pages a long value has.
-const PAGE_HEADER_BYTES: usize = 16;
-const PAGE_FLAGS_AT: usize = 10;
-const NODES_END_AT: usize = 12;
-const IS_BRANCH: u16 = 0x01;
-const IS_LEAF: u16 = 0x02;
+pub(super) const PAGE_HEADER_BYTES: usize = 16;
+pub(super) const PAGE_FLAGS_AT: usize = 10;
+pub(super) const NODES_END_AT: usize = 12;
+pub(super) const IS_BRANCH: u16 = 0x01;
+pub(super) const IS_LEAF: u16 = 0x02;
 
 /// Of a node: four bytes of length or page number, then flags (or the rest of the page number), then the key's length.
-const NODE_FLAGS_AT: usize = 4;
-const NODE_KEY_LENGTH_AT: usize = 6;
-const NODE_HEADER_BYTES: usize = 8;
-const IS_ON_OTHER_PAGES: u16 = 0x01;
+pub(super) const NODE_FLAGS_AT: usize = 4;
+pub(super) const NODE_KEY_LENGTH_AT: usize = 6;
+pub(super) const NODE_HEADER_BYTES: usize = 8;
+pub(super) const IS_ON_OTHER_PAGES: u16 = 0x01;
 
-const PAGE_NUMBER_BYTES: usize = 8;
+pub(super) const PAGE_NUMBER_BYTES: usize = 8;
 
 /// The root of an empty tree.
-const NO_PAGE: u64 = u64::MAX;
+pub(super) const NO_PAGE: u64 = u64::MAX;
 
 /// LMDB's own bound.
-const TREE_DEPTH_MAX: usize = 32;
+pub(super) const TREE_DEPTH_MAX: usize = 32;
 
 const PAGE_BYTES_MIN: u64 = 512;
 const PAGE_BYTES_MAX: u64 = 64 * 1024;
@@ -106,8 +106,7 @@ fn missing(file: &File, file_bytes: u64) -> io::Result<Option<u64>> {
     }
     let second = read(file, page_bytes, META_BYTES)?.filter(|_| file_bytes >= META_PAGES * page_bytes);
     let Some(second) = second else { return Ok(Some(META_PAGES * page_bytes)) };
-    let transaction = |meta: &[u8]| u64_at(meta, TRANSACTION_AT);
-    let newest = if transaction(&first) < transaction(&second) { second } else { first };
+    let newest = newer(first, second);
     let last_page = u64_at(&newest, LAST_PAGE_AT).unwrap_or_default();
     let pages = last_page.saturating_add(1);
     let pages_there = file_bytes / page_bytes;
@@ -118,6 +117,12 @@ fn missing(file: &File, file_bytes: u64) -> io::Result<Option<u64>> {
     let mut walk = FreePages { file, page_bytes, wanted: pages_there..pages, found: BTreeSet::new() };
     let is_whole = walk.visit(free_root, TREE_DEPTH_MAX)?.is_some() && walk.found.len() as u64 == pages - pages_there;
     Ok((!is_whole).then(|| pages.saturating_mul(page_bytes)))
+}
+
+/// The meta page that LMDB goes by.
+pub(super) fn newer(first: Vec<u8>, second: Vec<u8>) -> Vec<u8> {
+    let transaction = |meta: &[u8]| u64_at(meta, TRANSACTION_AT);
+    if transaction(&first) < transaction(&second) { second } else { first }
 }
 
 /// The tree of free pages: its values are lists of page numbers, each behind its length.
@@ -198,15 +203,15 @@ fn read(file: &File, offset: u64, length: usize) -> io::Result<Option<Vec<u8>>> 
     file.read_exact_at(&mut bytes, offset).map(|()| Some(bytes))
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes)
 }
 

@@ -71,6 +71,7 @@ fn a_file_that_lacks_free_pages_only_is_whole() {
         commit(&backend, operations);
         shorter += u32::from(std::fs::metadata(directory.join(DATA_FILE)).unwrap().len() < pages(&backend));
         assert_eq!(cut_off(&directory).unwrap(), None, "round {round}");
+        assert_eq!(crate::lmdb::damage(&directory).unwrap(), None, "round {round}");
     }
     assert!(shorter > 5, "{shorter} files were shorter than their pages");
     drop(backend);
