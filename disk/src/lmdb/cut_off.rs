@@ -50,8 +50,8 @@ pub(super) const NO_PAGE: u64 = u64::MAX;
 /// LMDB's own bound.
 pub(super) const TREE_DEPTH_MAX: usize = 32;
 
-const PAGE_BYTES_MIN: u64 = 512;
-const PAGE_BYTES_MAX: u64 = 64 * 1024;
+pub(super) const PAGE_BYTES_MIN: u64 = 512;
+pub(super) const PAGE_BYTES_MAX: u64 = 64 * 1024;
 
 /// A file that lacks pages. Its text says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]

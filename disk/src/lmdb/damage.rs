@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use super::DATA_FILE;
 use super::cut_off::{
     IS_BRANCH, IS_LEAF, IS_ON_OTHER_PAGES, LAST_PAGE_AT, META_BYTES, META_PAGES, NO_PAGE, NODE_FLAGS_AT,
-    NODE_HEADER_BYTES, NODE_KEY_LENGTH_AT, NODES_END_AT, PAGE_FLAGS_AT, PAGE_HEADER_BYTES, PAGE_NUMBER_BYTES,
-    PAGE_SIZE_AT, TRANSACTION_AT, TREE_DEPTH_MAX, newer, u16_at, u32_at, u64_at,
+    NODE_HEADER_BYTES, NODE_KEY_LENGTH_AT, NODES_END_AT, PAGE_BYTES_MAX, PAGE_BYTES_MIN, PAGE_FLAGS_AT,
+    PAGE_HEADER_BYTES, PAGE_NUMBER_BYTES, PAGE_SIZE_AT, TRANSACTION_AT, TREE_DEPTH_MAX, newer, u16_at, u32_at, u64_at,
 };
 use super::generations::newest;
 use crate::DiskError;
@@ -109,10 +109,10 @@ fn damaged<T>(page: u64, what: &'static str) -> Found<T> {
 fn examine(file: &File) -> Found {
     let mut metas = [vec![0; META_BYTES], vec![0; META_BYTES]];
     file.read_exact_at(&mut metas[0], 0)?;
-    // LMDB refuses what is no database and has no page size.
-    let Some(page_bytes) = u32_at(&metas[0], PAGE_SIZE_AT).filter(|bytes| bytes.is_power_of_two()) else {
+    let page_bytes = u32_at(&metas[0], PAGE_SIZE_AT).unwrap_or_default();
+    if !page_bytes.is_power_of_two() || !(PAGE_BYTES_MIN..=PAGE_BYTES_MAX).contains(&u64::from(page_bytes)) {
         return damaged(0, "does not say how large a page is");
-    };
+    }
     let page_bytes = page_bytes as usize;
     file.read_exact_at(&mut metas[1], page_bytes as u64)?;
     let [first, second] = metas;

@@ -51,6 +51,15 @@ fn use_all(directory: &Path) -> Result<(), BackendError> {
     commit(&backend, (2_350..2_390).map(remove).chain((20_000..20_060).map(|main| append(main, 5_000))).collect())
 }
 
+/// Numbers below what is asked for, the same in every run.
+fn random() -> impl FnMut(u64) -> u64 {
+    let mut state = 1_u64;
+    move |below| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    }
+}
+
 #[test]
 fn a_bit_in_the_structure_is_found_and_nothing_changed() {
     let folder = tempfile::tempdir().unwrap();
@@ -124,11 +133,7 @@ fn what_lmdb_writes_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("backend");
     let backend = LmdbBackend::open(&directory, LmdbOptions { unsafe_no_fsync: true }).unwrap();
-    let mut state = 1_u64;
-    let mut random = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % below
-    };
+    let mut random = random();
     let (mut newest, mut live) = (1_i64, Vec::new());
     for round in 0..rounds {
         let mut operations = Vec::new();
@@ -161,5 +166,26 @@ fn what_lmdb_writes_is_whole() {
         }
         commit(&backend, operations).unwrap();
         assert_eq!(damage(&directory).unwrap(), None, "round {round}");
+    }
+}
+
+/// Whatever stands in the file, looking at it ends, and what is let through can be used.
+#[test]
+fn bytes_of_any_kind_stop_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("backend");
+    let path = directory.join(DATA_FILE);
+    let whole = filled(&directory);
+    let mut random = random();
+    for _ in 0..400 {
+        let mut changed = whole.clone();
+        for _ in 0..=random(4) {
+            let page = random(whole.len() as u64 / 4096);
+            let at = page * 4096 + if random(2) == 0 { random(64) } else { random(4096) };
+            changed[at as usize] =
+                [0, 0xff, changed[at as usize].wrapping_add(1), random(256) as u8][random(4) as usize];
+        }
+        std::fs::write(&path, &changed).unwrap();
+        drop(use_all(&directory));
     }
 }
