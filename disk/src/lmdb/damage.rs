@@ -121,12 +121,11 @@ fn examine(file: &File) -> Found {
     {
         return damaged(1, "does not say the same as page 0");
     }
-    let [older, newer_one] =
-        [u64_at(&first, TRANSACTION_AT), u64_at(&second, TRANSACTION_AT)].map(Option::unwrap_or_default);
-    if older.abs_diff(newer_one) > 1 {
-        return damaged(u64::from(older < newer_one), "is not of the commit after that of the other meta page");
+    let commits = [u64_at(&first, TRANSACTION_AT), u64_at(&second, TRANSACTION_AT)].map(Option::unwrap_or_default);
+    let number = u64::from(commits[0] < commits[1]);
+    if commits[0].abs_diff(commits[1]) > 1 {
+        return damaged(number, "is not of the commit after that of the other meta page");
     }
-    let number = u64::from(older < newer_one);
     let meta = newer(first, second);
     let pages = u64_at(&meta, LAST_PAGE_AT).unwrap_or_default().saturating_add(1);
     let words = usize::try_from(pages / 64 + 1).ok().filter(|words| *words <= WORDS_MAX);
