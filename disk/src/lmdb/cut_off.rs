@@ -74,14 +74,17 @@ impl fmt::Display for CutOff {
     }
 }
 
+/// The live environment's file, if there is one.
+pub(super) fn live_file(directory: &Path) -> Result<Option<PathBuf>, BackendError> {
+    Ok(newest(directory)?.map(|folder| folder.join(DATA_FILE)).filter(|path| path.exists()))
+}
+
 /// Looks at the live environment's file. What is no LMDB file at all is for the opening to tell.
 ///
 /// # Errors
 /// The file cannot be read.
 pub fn cut_off(directory: &Path) -> Result<Option<CutOff>, BackendError> {
-    let Some(path) = newest(directory)?.map(|folder| folder.join(DATA_FILE)).filter(|path| path.exists()) else {
-        return Ok(None);
-    };
+    let Some(path) = live_file(directory)? else { return Ok(None) };
     let failed = |cause| BackendError(DiskError::new("read", &path, cause).to_string());
     let file = File::open(&path).map_err(failed)?;
     let file_bytes = file.metadata().map_err(failed)?.len();
@@ -216,4 +219,4 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -13,13 +13,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::DATA_FILE;
 use super::cut_off::{
     IS_BRANCH, IS_LEAF, IS_ON_OTHER_PAGES, LAST_PAGE_AT, META_BYTES, META_PAGES, NO_PAGE, NODE_FLAGS_AT,
     NODE_HEADER_BYTES, NODE_KEY_LENGTH_AT, NODES_END_AT, PAGE_BYTES_MAX, PAGE_BYTES_MIN, PAGE_FLAGS_AT,
-    PAGE_HEADER_BYTES, PAGE_NUMBER_BYTES, PAGE_SIZE_AT, TRANSACTION_AT, TREE_DEPTH_MAX, newer, u16_at, u32_at, u64_at,
+    PAGE_HEADER_BYTES, PAGE_NUMBER_BYTES, PAGE_SIZE_AT, TRANSACTION_AT, TREE_DEPTH_MAX, live_file, newer, u16_at,
+    u32_at, u64_at,
 };
-use super::generations::newest;
 use crate::DiskError;
 use kvorum_store::backend::BackendError;
 
@@ -77,9 +76,7 @@ impl fmt::Display for Damage {
 /// # Errors
 /// The file cannot be read.
 pub fn damage(directory: &Path) -> Result<Option<Damage>, BackendError> {
-    let Some(path) = newest(directory)?.map(|folder| folder.join(DATA_FILE)).filter(|path| path.exists()) else {
-        return Ok(None);
-    };
+    let Some(path) = live_file(directory)? else { return Ok(None) };
     let failed = |cause| BackendError(DiskError::new("read", &path, cause).to_string());
     let file = File::open(&path).map_err(failed)?;
     match examine(&file) {

@@ -14,11 +14,11 @@ fn commit(backend: &LmdbBackend, operations: Vec<Operation>) {
     backend.commit(&CommitBatch { sequence: 0, operations }).unwrap();
 }
 
-fn append(main: i64, length: usize) -> Operation {
+pub(in crate::lmdb) fn append(main: i64, length: usize) -> Operation {
     Operation::AppendRevision { revision: Revision::new(main, 0), tombstone: false, value: vec![7; length].into() }
 }
 
-fn remove(main: i64) -> Operation {
+pub(in crate::lmdb) fn remove(main: i64) -> Operation {
     Operation::RemoveRevision { revision: Revision::new(main, 0), tombstone: false }
 }
 

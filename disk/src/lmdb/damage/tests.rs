@@ -5,24 +5,16 @@
 use std::ops::ControlFlow;
 
 use kvorum_store::backend::{Backend, Bucket, CommitBatch, Operation};
-use kvorum_store::revision::Revision;
 
 use super::*;
-use crate::lmdb::{LmdbBackend, LmdbOptions};
+use crate::lmdb::cut_off::tests::{append, remove};
+use crate::lmdb::{DATA_FILE, LmdbBackend, LmdbOptions};
 
 fn commit(backend: &LmdbBackend, operations: Vec<Operation>) -> Result<(), BackendError> {
     backend.commit(&CommitBatch { sequence: 0, operations })
 }
 
-fn append(main: i64, length: usize) -> Operation {
-    Operation::AppendRevision { revision: Revision::new(main, 0), tombstone: false, value: vec![7; length].into() }
-}
-
-fn remove(main: i64) -> Operation {
-    Operation::RemoveRevision { revision: Revision::new(main, 0), tombstone: false }
-}
-
-/// Trees of all kinds, of three levels, with long values and with lists of free pages, of which one is long.
+/// Trees of all kinds, with long values and with lists of free pages, of which one is long.
 fn filled(directory: &Path) -> Vec<u8> {
     let backend = LmdbBackend::open(directory, LmdbOptions::default()).unwrap();
     commit(&backend, (2..2_400).map(|main| append(main, if main % 50 == 0 { 9_000 } else { 300 })).collect()).unwrap();
